@@ -1,0 +1,33 @@
+# Two commands do everything on a machine with Python, make and pip: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# 2.14.1 is the version developed against; any version in pyproject's range does.
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+
+.PHONY: demo test lint coverage clean
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,tensorrt-rtx]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/edp-fx compress resnet18 --data digits --macs 0.4 --epochs 10 --out demo --overwrite
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m 'not gpu' -n 2
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+coverage: $(STAMP)
+	$(BIN)/edp-fx coverage --families all --out docs
+
+clean:
+	rm -rf demo build dist *.egg-info

@@ -1,0 +1,63 @@
+"""edp_fx: a torch.fx compiler that makes vision networks small in one training run.
+
+The names below are the public API; each is imported when first used, so ``import edp_fx`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edp_fx.channels import ChannelGraph, analyze
+    from edp_fx.checkpoint import load, save
+    from edp_fx.compress import compress
+    from edp_fx.cost import measure
+    from edp_fx.errors import EdpError
+    from edp_fx.frontend import trace
+    from edp_fx.lower import lower
+    from edp_fx.passes.insert import insert
+    from edp_fx.passes.prune_and_merge import prune_and_merge
+    from edp_fx.train import Budget, Compressor
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Budget": "edp_fx.train",
+    "ChannelGraph": "edp_fx.channels",
+    "Compressor": "edp_fx.train",
+    "EdpError": "edp_fx.errors",
+    "analyze": "edp_fx.channels",
+    "compress": "edp_fx.compress",
+    "insert": "edp_fx.passes.insert",
+    "load": "edp_fx.checkpoint",
+    "lower": "edp_fx.lower",
+    "measure": "edp_fx.cost",
+    "prune_and_merge": "edp_fx.passes.prune_and_merge",
+    "save": "edp_fx.checkpoint",
+    "trace": "edp_fx.frontend",
+}
+
+__all__ = [
+    "Budget",
+    "ChannelGraph",
+    "Compressor",
+    "EdpError",
+    "analyze",
+    "compress",
+    "insert",
+    "load",
+    "lower",
+    "measure",
+    "prune_and_merge",
+    "save",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edp_fx' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,47 @@
+"""Every error edp_fx raises on purpose.
+
+The command line prints the message of an :class:`EdpError` as one line and exits with 2, so a message says
+what is wrong *and* what to do, and names the node, file or option it is about.
+"""
+
+from __future__ import annotations
+
+
+class EdpError(Exception):
+    """Base class: something the user can act on."""
+
+
+class ModelError(EdpError):
+    """The model cannot be found, built or run with the given example inputs."""
+
+
+class DataError(EdpError):
+    """The data set is unknown, missing or unreadable."""
+
+
+class TraceError(EdpError):
+    """No front end could turn the model into a graph."""
+
+
+class PassError(EdpError):
+    """A pass's precondition or postcondition does not hold; names the pass and the node."""
+
+
+class AnalysisError(EdpError):
+    """The channel analysis could not run the graph, or a group id / layer name is unknown."""
+
+
+class BudgetError(EdpError):
+    """The budget is malformed or cannot be reached; the message says the least that can."""
+
+
+class TrainingError(EdpError):
+    """Training cannot go on (NaN loss, failing loader); the last checkpoint is intact."""
+
+
+class CheckpointError(EdpError):
+    """A saved model is damaged, truncated, mismatched or hostile. Nothing of it was executed."""
+
+
+class LoweringError(EdpError):
+    """The graph cannot be exported, verified or built for the target. No file was left behind."""

@@ -1,0 +1,97 @@
+"""The one shape every graph pass has, and the manager that runs a sequence of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import fx
+
+from edp_fx.errors import PassError
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A node a pass left alone, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass
+class PassReport:
+    """What a pass did: every node rewritten, every node refused with its reason, and figures by name."""
+
+    name: str
+    rewritten: list[str] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def refuse(self, node: str, reason: str) -> None:
+        """Record that ``node`` was left as it was."""
+        self.refused.append(Refusal(node, reason))
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """The graph after a pass. ``modified`` is False when the graph is equal to the one given."""
+
+    graph_module: fx.GraphModule
+    modified: bool
+    report: PassReport
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """A graph transformation: a frozen dataclass whose fields are its options.
+
+    ``requires`` checks the graph before, ``call`` transforms it, ``ensures`` checks the *result*. The first and
+    the last raise :class:`~edp_fx.errors.PassError` and default to no condition.
+    """
+
+    name: ClassVar[str]
+
+    def requires(self, gm: fx.GraphModule) -> None:
+        """Raise PassError where ``gm`` is not what the pass works on."""
+
+    @abstractmethod
+    def call(self, gm: fx.GraphModule) -> PassResult:
+        """Transform ``gm``. Passes change the module they are given; copy first to keep the original."""
+
+    def ensures(self, result: PassResult) -> None:
+        """Raise PassError where the result breaks what the pass promises."""
+
+    def __call__(self, gm: fx.GraphModule) -> PassResult:
+        self.requires(gm)
+        result = self.call(gm)
+        result.graph_module.graph.lint()
+        self.ensures(result)
+        return result
+
+
+@dataclass(frozen=True)
+class PassManager:
+    """Runs passes in order, each on the result of the one before."""
+
+    passes: tuple[Pass, ...]
+
+    def __init__(self, passes: Iterable[Pass]) -> None:
+        object.__setattr__(self, "passes", tuple(passes))
+
+    def __call__(self, gm: fx.GraphModule) -> tuple[fx.GraphModule, list[PassReport]]:
+        reports = []
+        for one in self.passes:
+            result = one(gm)
+            gm = result.graph_module
+            reports.append(result.report)
+        return gm, reports
+
+
+def require_module(gm: fx.GraphModule, target: str, pass_name: str) -> Any:
+    """The submodule a call_module node names; PassError when the graph and its modules disagree."""
+    try:
+        return gm.get_submodule(target)
+    except AttributeError as error:
+        raise PassError(f"{pass_name}: node target {target!r} names no submodule of the graph") from error
