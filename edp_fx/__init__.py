@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edp_fx.channels import ChannelGraph, analyze
     from edp_fx.checkpoint import load, save
-    from edp_fx.compress import compress
+    from edp_fx.pipeline import compress
     from edp_fx.cost import measure
     from edp_fx.errors import EdpError
     from edp_fx.frontend import trace
-    from edp_fx.lower import lower
+    from edp_fx.lowering import lower
     from edp_fx.passes.insert import insert
     from edp_fx.passes.prune_and_merge import prune_and_merge
     from edp_fx.train import Budget, Compressor
@@ -28,10 +28,10 @@ _HOMES = {
     "Compressor": "edp_fx.train",
     "EdpError": "edp_fx.errors",
     "analyze": "edp_fx.channels",
-    "compress": "edp_fx.compress",
+    "compress": "edp_fx.pipeline",
     "insert": "edp_fx.passes.insert",
     "load": "edp_fx.checkpoint",
-    "lower": "edp_fx.lower",
+    "lower": "edp_fx.lowering",
     "measure": "edp_fx.cost",
     "prune_and_merge": "edp_fx.passes.prune_and_merge",
     "save": "edp_fx.checkpoint",
