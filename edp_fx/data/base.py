@@ -1,0 +1,110 @@
+"""What a loaded data set looks like, and the order in which its training images come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+@dataclass
+class Data:
+    """Train, validation and test loaders of (images [N, C, H, W] float32, labels [N] int64) batches.
+
+    Nothing is ever chosen on ``test``. ``splits`` says in one line how the three were made.
+    """
+
+    name: str
+    train: DataLoader[Any]
+    val: DataLoader[Any]
+    test: DataLoader[Any]
+    num_classes: int
+    in_chans: int
+    img_size: int
+    splits: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How image files are read: batch size, side in pixels, seed of the order, processes, normalisation."""
+
+    batch_size: int
+    img_size: int
+    seed: int = 0
+    workers: int = 0
+    augment: bool = True
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+
+class EpochSampler(Sampler[int]):
+    """A permutation that depends on (seed, epoch) alone, so a resumed run sees the same order."""
+
+    def __init__(self, dataset: Any, seed: int = 0) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the permutation, and with it the data set's augmentation where it has any."""
+        self.epoch = epoch
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self))
+        return iter(order.tolist())
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def make_loader(
+    dataset: Dataset[Any], batch_size: int, *, train: bool, seed: int = 0, workers: int = 0
+) -> DataLoader[Any]:
+    """A loader whose training order is a function of (seed, epoch), the last short batch dropped.
+
+    A data set with ``__getitems__`` that returns whole batches (``batched = True``) is not collated again.
+    """
+    batched = bool(getattr(dataset, "batched", False))
+    size = len(dataset)  # type: ignore[arg-type]
+    return DataLoader(
+        dataset,
+        batch_size=min(batch_size, size),
+        sampler=EpochSampler(dataset, seed) if train else None,
+        num_workers=0 if batched else workers,
+        collate_fn=_as_is if batched else None,
+        drop_last=train,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=False,
+    )
+
+
+def stratified_split(
+    labels: NDArray[Any], shares: tuple[float, ...], seed: int = 0
+) -> list[NDArray[np.int64]]:
+    """Indices of ``len(shares) + 1`` disjoint parts: the rest first, then one part a share.
+
+    Every class gives ``round(share * its size)`` images to each part, at least one where it has enough.
+    The split is a function of (labels, shares, seed) alone.
+    """
+    rng = np.random.default_rng(seed)
+    parts: list[list[NDArray[np.int64]]] = [[] for _ in range(len(shares) + 1)]
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        start = 0
+        for number, share in enumerate(shares, 1):
+            count = max(1, round(share * len(members))) if len(members) > len(shares) else 0
+            parts[number].append(members[start : start + count])
+            start += count
+        parts[0].append(members[start:])
+    return [np.sort(np.concatenate(part)) for part in parts]

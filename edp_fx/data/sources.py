@@ -1,0 +1,145 @@
+"""Where the images come from: one function a kind of source, chosen by the text before the first colon."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from edp_fx.data.arrays import ArrayDataset
+from edp_fx.data.base import Data, Reading, make_loader, stratified_split
+from edp_fx.data.files import folder_data, torchvision_data
+from edp_fx.data.idx import FASHION_DIRECTORIES, read_fashion_mnist
+from edp_fx.errors import DataError
+
+DATA_HELP = (
+    "digits (scikit-learn's 1,797 images, nothing to download); fashion-mnist (looked for in "
+    + ", ".join(str(path) for path in FASHION_DIRECTORIES)
+    + " - Debian's package dataset-fashion-mnist puts it there - else downloaded by torchvision); "
+    "folder:PATH (train/CLASS/*.jpg, optionally val/ and test/, or CLASS/*.jpg alone); "
+    "torchvision:NAME:PATH (a data set class of torchvision found in PATH)"
+)
+KINDS = ("digits", "fashion-mnist", "folder:PATH", "torchvision:NAME:PATH")
+SPLIT_SEED = 0  # the split belongs to the data set: it does not follow --seed
+
+
+def check_spec(spec: str) -> None:
+    """Raise :class:`DataError` where ``spec`` names no kind of data set or misses its path. Reads nothing."""
+    kind, _, rest = spec.partition(":")
+    if kind in ("digits", "fashion-mnist") and not rest:
+        return
+    if kind == "folder" and rest:
+        return
+    if kind == "torchvision" and ":" in rest and all(rest.split(":", 1)):
+        return
+    near = difflib.get_close_matches(spec, KINDS, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise DataError(f"--data {spec}: unknown data set; take one of {', '.join(KINDS)}{hint}")
+
+
+def load_data(
+    spec: str,
+    *,
+    batch_size: int = 64,
+    img_size: int | None = None,
+    seed: int = 0,
+    workers: int = 0,
+    augment: bool = True,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Data:
+    """Load a data set by its one-line specification (see :data:`DATA_HELP`).
+
+    Args:
+        spec: ``digits``, ``fashion-mnist``, ``folder:PATH`` or ``torchvision:NAME:PATH``.
+        batch_size: images a batch (over all processes together).
+        img_size: side of the square images in pixels; the source's own default where None.
+        seed: order and augmentation of the training images. The split is fixed and does not depend on it.
+        workers: loader processes; in-memory sources need none.
+        augment: shift, crop or mirror training images where that keeps their meaning.
+        mean: per-channel mean of the normalisation; the source's own where None.
+        std: likewise the standard deviation.
+
+    Raises:
+        DataError: unknown specification, missing or unreadable files.
+    """
+    check_spec(spec)
+    kind, _, rest = spec.partition(":")
+    how = Reading(batch_size, img_size or 224, seed, workers, augment, mean, std)
+    if kind == "folder":
+        return folder_data(Path(rest), how)
+    if kind == "torchvision":
+        name, _, path = rest.partition(":")
+        return torchvision_data(name, Path(path), how)
+    source = _digits if kind == "digits" else _fashion_mnist
+    parts, name, splits, flip = source()
+    size = img_size or 32
+    parts = [(_resize(images, size), labels) for images, labels in parts]
+    train = parts[0][0]
+    mean = mean or (float(train.mean()),)
+    std = std or (float(train.std()),)
+    loaders = tuple(
+        make_loader(
+            ArrayDataset(
+                images,
+                labels,
+                mean=mean,
+                std=std,
+                shift=max(1, size // 16) if augment and number == 0 else 0,
+                flip=flip and augment and number == 0,
+                seed=seed,
+            ),
+            batch_size if number == 0 else max(batch_size, 128),
+            train=number == 0,
+            seed=seed,
+        )
+        for number, (images, labels) in enumerate(parts)
+    )
+    return Data(name, loaders[0], loaders[1], loaders[2], 10, 3, size, splits)
+
+
+Part = tuple[Tensor, Tensor]
+
+
+def _digits() -> tuple[list[Part], str, str, bool]:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.asarray(bunch.images, dtype=np.float32)[:, None] / 16.0
+    labels = np.asarray(bunch.target)
+    parts = stratified_split(labels, (0.1, 0.2), SPLIT_SEED)
+    counts = " / ".join(str(len(part)) for part in parts)
+    text = f"1,797 images in {counts} for train / validation / test, stratified by class, seed {SPLIT_SEED}"
+    return [_part(images, labels, part) for part in parts], "digits", text, False
+
+
+def _fashion_mnist() -> tuple[list[Part], str, str, bool]:
+    train, test, where = read_fashion_mnist()
+    images, labels = train
+    rest, val = stratified_split(labels, (0.1,), SPLIT_SEED)
+    scaled = images[:, None].astype(np.float32) / 255.0
+    test_images = test[0][:, None].astype(np.float32) / 255.0
+    everything = np.arange(len(test[1]))
+    parts = [_part(scaled, labels, rest), _part(scaled, labels, val), _part(test_images, test[1], everything)]
+    text = (
+        f"{len(rest)} / {len(val)} of the training images for train / validation, stratified by class, seed "
+        f"{SPLIT_SEED}; the {len(everything)} test images for test; from {where}"
+    )
+    return parts, "fashion-mnist", text, True
+
+
+def _part(images: NDArray[np.float32], labels: NDArray[Any], index: NDArray[np.int64]) -> Part:
+    return torch.from_numpy(images[index]), torch.from_numpy(labels[index].astype(np.int64))
+
+
+def _resize(images: Tensor, size: int) -> Tensor:
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False).clamp_(0, 1)
