@@ -1,0 +1,250 @@
+"""``edp_fx.lower``: a graph becomes a file that a runtime takes, checked on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from edp_fx.errors import LoweringError
+from edp_fx.inputs import normalize
+from edp_fx.lowering import sidecar, tensorrt
+from edp_fx.lowering.alignment import AlignmentReport, alignment
+from edp_fx.lowering.onnx_export import Exported, export_onnx
+from edp_fx.lowering.plan import Plan
+from edp_fx.lowering.precision import cast_inputs, dtype_of, prepare
+from edp_fx.lowering.profile import Profile, Range
+from edp_fx.lowering.verify import Verification, session, verify
+
+TARGETS = ("tensorrt", "tensorrt-rtx", "onnxruntime", "onnx")
+
+Notify = Callable[[str, int, int], None]
+"""Progress: what is being done, steps done, steps in all (0: unknown)."""
+
+
+@dataclass(frozen=True)
+class LowerResult:
+    """What a lowering made. ``plan`` and ``builder`` are None where no engine was built; sizes are in
+    bytes.
+    """
+
+    path: Path
+    target: str
+    precision: str
+    bytes: int
+    verification: Verification
+    alignment: AlignmentReport
+    plan: Plan | None = None
+    builder: str | None = None
+    onnx_path: Path | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def max_abs_diff(self) -> float:
+        """The greatest absolute difference seen between the file and torch."""
+        return self.verification.max_abs_diff
+
+    @property
+    def weights_memory(self) -> int | None:
+        """Bytes of weights by the builder's own account."""
+        return self.plan.weights_memory if self.plan else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "path": str(self.path),
+            "onnx_path": str(self.onnx_path) if self.onnx_path else None,
+            "target": self.target,
+            "precision": self.precision,
+            "bytes": self.bytes,
+            "builder": self.builder,
+            "max_abs_diff": self.max_abs_diff,
+            "max_rel_diff": self.verification.max_rel_diff,
+            "verification": self.verification.to_json(),
+            "alignment": self.alignment.to_json(),
+            "plan": self.plan.to_json() if self.plan else None,
+            "seconds": self.seconds,
+        }
+
+
+def lower(
+    gm: nn.Module,
+    example_inputs: Tensor | tuple[Tensor, ...],
+    path: str | Path,
+    *,
+    target: str = "tensorrt",
+    precision: str = "fp32",
+    batch: int | str | tuple[int, int, int] = (1, 8, 32),
+    image: int | str | tuple[int, int, int] | None = None,
+    calibration_loader: Iterable[Any] | None = None,
+    compute_capabilities: tuple[str, ...] = (),
+    timing_cache: str | Path | None = None,
+    workspace: int | None = None,
+    onnx_path: str | Path | None = None,
+    source: str | None = None,
+    progress: Notify | None = None,
+) -> LowerResult:
+    """Lower ``gm`` (a graph or any module) to ``path`` and, beside it, a JSON sidecar.
+
+    ``target``: ``tensorrt`` (11.x, on a machine with a GPU), ``tensorrt-rtx`` (with or without),
+    ``onnxruntime`` (the file after onnxruntime's own fusions) or ``onnx``. ``precision``: ``fp32``,
+    ``fp16``, ``bf16``, or ``int8``, which needs ``calibration_loader``. ``batch`` and ``image`` (height and
+    width) are one size or (min, opt, max). ``compute_capabilities`` such as ``("sm86",)`` for RTX;
+    ``timing_cache`` (a file) for TensorRT; ``workspace`` in bytes. ``onnx_path`` keeps the intermediate ONNX
+    file too; ``source`` is noted in the sidecar.
+
+    The exported file is compared with torch under onnxruntime at three batch sizes before anything is built.
+    Raises LoweringError, naming the node or option; every file is written whole or not at all.
+    """
+    path, onnx_path = Path(path), Path(onnx_path) if onnx_path is not None else None
+    inputs = normalize(example_inputs)
+    profile = Profile(Range.of(batch), Range.of(image) if image is not None else None)
+    _check(target, precision, calibration_loader)
+    options = tensorrt.BuildOptions(
+        {}, tuple(compute_capabilities), workspace, Path(timing_cache) if timing_cache else None
+    )
+    if target in tensorrt.MODULES:
+        tensorrt.check_options(target, options)
+    elif compute_capabilities or timing_cache or workspace:
+        raise LoweringError(
+            f"compute capabilities, timing cache and workspace are for TensorRT, not for {target}"
+        )
+    for one in (path, onnx_path, options.timing_cache):
+        if one is not None:
+            sidecar.check_writable(one)
+
+    notify = progress or (lambda *_: None)
+    clock = _Clock()
+    reference = prepare(gm, "fp32")
+    inputs = tuple(x.detach().cpu() for x in inputs)
+    report = alignment(reference, inputs, precision)
+    notify("exporting to ONNX", 0, 0)
+    prepared = prepare(gm, precision)
+    exported = export_onnx(prepared, cast_inputs(inputs, dtype_of(precision)), profile)
+    clock.lap("export")
+    data = exported.data
+    if calibration_loader is not None and precision == "int8":
+        from edp_fx.lowering.quantize import quantize
+
+        notify("calibrating int8", 0, 0)
+        data = quantize(exported, calibration_loader)
+        clock.lap("calibrate")
+    notify("verifying against torch", 0, 0)
+    checked = verify(reference, prepared, exported, precision, quantized=data)
+    clock.lap("verify")
+
+    build = None
+    files: dict[Path, bytes] = {}
+    artefact = data
+    if target in tensorrt.MODULES:
+        options = tensorrt.BuildOptions(
+            dict(zip(exported.input_names, profile.shapes(exported.inputs))),
+            options.compute_capabilities,
+            workspace,
+            options.timing_cache,
+        )
+        build = tensorrt.build_engine(data, target, options, notify)
+        artefact = build.data
+        if build.timing_cache is not None and options.timing_cache is not None:
+            files[options.timing_cache] = build.timing_cache
+    elif target == "onnxruntime":
+        notify("optimising for onnxruntime", 0, 0)
+        artefact = _fused(data)
+    clock.lap("build")
+
+    builder = build.builder if build else _onnxruntime_version() if target == "onnxruntime" else None
+    facts: dict[str, Any] = {
+        "target": target,
+        "precision": precision,
+        "source": source,
+        "weights_sha256": sidecar.weights_sha256(gm),
+        "inputs": _described(exported, inputs),
+        "outputs": exported.output_names,
+        "builder": builder,
+        "compute_capabilities": list(build.compute_capabilities) if build else [],
+        "verification": checked.to_json(),
+        "alignment": report.to_json(),
+        "plan": build.plan.to_json() if build else None,
+    }
+    files[path] = artefact
+    files[sidecar.sidecar_path(path)] = sidecar.encode(facts, artefact)
+    if onnx_path is not None:
+        files[onnx_path] = data
+    sidecar.write_atomic(files)
+    return LowerResult(
+        path,
+        target,
+        precision,
+        len(artefact),
+        checked,
+        report,
+        build.plan if build else None,
+        builder,
+        onnx_path,
+        clock.laps,
+    )
+
+
+def _check(target: str, precision: str, loader: Iterable[Any] | None) -> None:
+    if target not in TARGETS:
+        raise LoweringError(f"unknown target {target!r}: one of {', '.join(TARGETS)}")
+    dtype_of(precision)
+    if precision == "int8" and loader is None:
+        raise LoweringError("int8 needs a calibration loader: a few batches of the model's own inputs")
+    if precision != "int8" and loader is not None:
+        raise LoweringError(f"a calibration loader is for int8, not for {precision}")
+    if precision == "bf16" and target == "onnxruntime":
+        raise LoweringError(
+            "onnxruntime has no bfloat16 kernels on the CPU: use fp32 or fp16, or --target onnx for the file"
+        )
+
+
+def _described(exported: Exported, inputs: tuple[Tensor, ...]) -> list[dict[str, Any]]:
+    shapes = exported.profile.shapes(exported.inputs)
+    rows = zip(exported.input_names, shapes, exported.inputs)
+    return [
+        {"name": name, "dtype": str(x.dtype).removeprefix("torch."), "min": low, "opt": usual, "max": high}
+        for name, (low, usual, high), x in rows
+    ]
+
+
+def _fused(data: bytes) -> bytes:
+    """The file after onnxruntime's hardware-independent fusions, and proof that it loads again."""
+    import tempfile
+
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory(prefix="edp-fx-") as folder:
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(Path(folder, "fused.onnx"))
+        options.log_severity_level = 4
+        try:
+            ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise LoweringError(
+                f"onnxruntime refused the ONNX file: {' '.join(str(error).split())[:300]}"
+            ) from error
+        fused = Path(folder, "fused.onnx").read_bytes()
+    session(fused)
+    return fused
+
+
+def _onnxruntime_version() -> str:
+    import onnxruntime as ort
+
+    return f"onnxruntime {ort.__version__}"
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = round(now - self._last, 3), now

@@ -1,0 +1,205 @@
+"""Running what was lowered, on torch tensors: TensorRT and TensorRT-RTX engines on a GPU, ONNX files
+anywhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edp_fx.errors import LoweringError
+from edp_fx.lowering import sidecar
+from edp_fx.lowering.tensorrt import _logger, load_module, require_gpu
+
+
+class OnnxEngine:
+    """An ONNX file under onnxruntime, called like a module: CPU tensors in, a tensor (or a tuple) out."""
+
+    def __init__(self, data: bytes, threads: int | None = None) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        try:
+            self.session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise LoweringError(
+                f"onnxruntime refused the ONNX file: {' '.join(str(error).split())[:300]}"
+            ) from error
+        self._inputs = [(value.name, value.type) for value in self.session.get_inputs()]
+        self.device = torch.device("cpu")
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """Run on ``inputs`` (cast to the file's types); raises LoweringError where their shapes do not
+        fit.
+        """
+        _check_count(len(inputs), len(self._inputs))
+        feed = {}
+        for (name, kind), tensor in zip(self._inputs, inputs):
+            wanted = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}.get(
+                kind, tensor.dtype
+            )
+            feed[name] = tensor.detach().to("cpu", wanted).numpy()
+        try:
+            outputs = self.session.run(None, feed)
+        except Exception as error:
+            raise LoweringError(f"onnxruntime could not run: {' '.join(str(error).split())[:300]}") from error
+        return _unwrap([torch.from_numpy(value) for value in outputs])
+
+
+class TensorRTEngine:
+    """An engine of TensorRT or TensorRT-RTX, called like a module on CUDA tensors.
+
+    With ``cuda_graph=True`` the launches are captured once for each input shape and replayed after: inputs
+    are copied into the captured buffers, and the result is a copy, so a caller may keep it.
+    """
+
+    def __init__(self, data: bytes, target: str, *, cuda_graph: bool = False) -> None:
+        require_gpu("TensorRT engines run on one")
+        trt = load_module(target)
+        self._runtime = trt.Runtime(_logger(target))
+        engine = self._runtime.deserialize_cuda_engine(data)
+        if engine is None:
+            raise LoweringError(
+                f"{target} cannot load the engine: it is of another GPU or version; lower the model again"
+            )
+        self._engine = engine
+        self._context = self._new_context()
+        self.device = torch.device("cuda", torch.cuda.current_device())
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        self.input_names = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        self.output_names = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT]
+        self._dtypes = {name: _torch_dtype(trt, engine.get_tensor_dtype(name)) for name in names}
+        self._stream = torch.cuda.Stream()
+        self._graphs: dict[tuple[Any, ...], _Captured] | None = {} if cuda_graph else None
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """Run on ``inputs`` (moved to the GPU and cast to the engine's types) and return CUDA tensors, ready
+        on the current stream. Raises LoweringError where the shapes are outside the engine's profile.
+        """
+        _check_count(len(inputs), len(self.input_names))
+        given = [
+            tensor.detach().to(self.device, self._dtypes[name]).contiguous()
+            for name, tensor in zip(self.input_names, inputs)
+        ]
+        caller = torch.cuda.current_stream()
+        self._stream.wait_stream(caller)
+        with torch.cuda.stream(self._stream):
+            results = self._replay(given) if self._graphs is not None else self._enqueue(given)
+        caller.wait_stream(self._stream)
+        for tensor in (*given, *results):
+            tensor.record_stream(caller)
+        return _unwrap(results)
+
+    def _new_context(self) -> Any:
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise LoweringError("not enough GPU memory to run the engine")
+        return context
+
+    def _enqueue(self, given: list[Tensor]) -> list[Tensor]:
+        outputs = self._bind(self._context, given)
+        self._launch(self._context)
+        return outputs
+
+    def _bind(self, context: Any, given: list[Tensor]) -> list[Tensor]:
+        for name, tensor in zip(self.input_names, given):
+            if not context.set_input_shape(name, tuple(tensor.shape)):
+                low, _, high = self._engine.get_tensor_profile_shape(name, 0)
+                raise LoweringError(
+                    f"input {name!r} has shape {tuple(tensor.shape)}; "
+                    f"the engine takes {tuple(low)} to {tuple(high)}"
+                )
+            context.set_tensor_address(name, tensor.data_ptr())
+        outputs = []
+        for name in self.output_names:
+            shape = tuple(context.get_tensor_shape(name))
+            result = torch.empty(shape, dtype=self._dtypes[name], device=self.device)
+            context.set_tensor_address(name, result.data_ptr())
+            outputs.append(result)
+        return outputs
+
+    def _launch(self, context: Any) -> None:
+        if not context.execute_async_v3(self._stream.cuda_stream):
+            raise LoweringError("the engine failed to run: the GPU is out of memory or the engine is damaged")
+
+    def _replay(self, given: list[Tensor]) -> list[Tensor]:
+        assert self._graphs is not None
+        key = tuple(tuple(tensor.shape) for tensor in given)
+        if key not in self._graphs:
+            # A captured run keeps its context's memory: each has a context of its own (TensorRT developer
+            # guide).
+            context = self._new_context()
+            buffers = [tensor.clone() for tensor in given]
+            outputs = self._bind(context, buffers)
+            # The first run compiles and allocates, which must not happen inside a capture.
+            self._launch(context)
+            self._stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self._stream):
+                self._launch(context)
+            self._graphs[key] = _Captured(graph, context, buffers, outputs)
+        captured = self._graphs[key]
+        for buffer, tensor in zip(captured.inputs, given):
+            buffer.copy_(tensor)
+        captured.graph.replay()
+        return [tensor.clone() for tensor in captured.outputs]
+
+
+class _Captured:
+    """A captured run with its context and the buffers it reads and writes, which must live as long as it."""
+
+    def __init__(self, graph: Any, context: Any, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        self.graph, self.context, self.inputs, self.outputs = graph, context, inputs, outputs
+
+
+Engine = OnnxEngine | TensorRTEngine
+
+
+def load_engine(path: str | Path, *, cuda_graph: bool = False) -> Engine:
+    """The engine or ONNX file at ``path``, ready to be called on tensors.
+
+    An ``.onnx`` file runs under onnxruntime on the CPU; any other is an engine and needs its sidecar and an
+    NVIDIA GPU. Raises LoweringError where the file is missing, damaged, of another GPU, or there is no GPU.
+    """
+    path = Path(path)
+    if path.suffix == ".onnx":
+        try:
+            return OnnxEngine(path.read_bytes())
+        except OSError as error:
+            raise LoweringError(f"cannot read {path}: {error.strerror or error}") from error
+    facts, data = sidecar.read(path)
+    require_gpu(f"{path} is a {facts.get('target')} engine and runs on one")
+    return TensorRTEngine(data, str(facts.get("target")), cuda_graph=cuda_graph)
+
+
+def _check_count(given: int, wanted: int) -> None:
+    if given != wanted:
+        raise LoweringError(f"the engine takes {wanted} inputs, {given} given")
+
+
+def _unwrap(outputs: list[Tensor]) -> Any:
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def _torch_dtype(trt: Any, dtype: Any) -> torch.dtype:
+    known = {
+        trt.DataType.FLOAT: torch.float32,
+        trt.DataType.HALF: torch.float16,
+        trt.DataType.BF16: torch.bfloat16,
+        trt.DataType.INT32: torch.int32,
+        trt.DataType.INT64: torch.int64,
+        trt.DataType.INT8: torch.int8,
+        trt.DataType.UINT8: torch.uint8,
+        trt.DataType.BOOL: torch.bool,
+    }
+    if dtype not in known:
+        raise LoweringError(
+            f"the engine has an input or output of type {dtype}, which has no torch type here"
+        )
+    return known[dtype]

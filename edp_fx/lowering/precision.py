@@ -1,0 +1,109 @@
+"""Casting a copy of the model before the export: the precision of a strongly typed engine is the model's
+own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edp_fx.errors import LoweringError
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+# int8 weights and activations come from Q/DQ nodes in an otherwise float32 graph.
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
+
+# Layers of these types hold a kernel whose rows a following norm's scale can be multiplied into. The
+# `forward` must be the type's own: a subclass may compute its weight (weight standardisation).
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The floating type the graph computes in; LoweringError for an unknown precision."""
+    if precision not in DTYPES:
+        raise LoweringError(f"unknown precision {precision!r}: one of {', '.join(PRECISIONS)}")
+    return DTYPES[precision]
+
+
+def prepare(model: nn.Module, precision: str) -> nn.Module:
+    """A copy of ``model`` in eval mode on the CPU, in the precision's floating type.
+
+    For half types the batch norms' scales are moved into the convolutions in float32 first: rounded one by
+    one, weight, variance and scale would lose about a bit and a half more, and a variance above 65504 is
+    infinite in half. Raises LoweringError for an unknown precision.
+    """
+    dtype = dtype_of(precision)
+    ready = copy.deepcopy(model).cpu().eval()
+    if dtype in (torch.float16, torch.bfloat16):
+        if isinstance(ready, fx.GraphModule):
+            absorb_norms(ready)
+        ready = ready.to(dtype)
+    return ready
+
+
+def cast_inputs(inputs: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Floating inputs in ``dtype``; others as they are."""
+    return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+
+
+def absorb_norms(gm: fx.GraphModule) -> list[str]:
+    """Move the scale and mean of every batch norm that alone follows a convolution into it, in place; eval
+    only.
+
+    The norm's module stays (a subclass may end in an activation): its variance becomes 1, its mean 0, its
+    scale sqrt(1 + eps). Returns the names of the norms absorbed. The function of the graph does not change.
+    """
+    done = []
+    used = Counter(str(node.target) for node in gm.graph.nodes if node.op == "call_module")
+    for node in gm.graph.nodes:
+        source = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) != 1:
+            continue
+        norm, layer = gm.get_submodule(str(node.target)), gm.get_submodule(str(source.target))
+        once = used[str(node.target)] == used[str(source.target)] == 1
+        if once and _plain_norm(norm) and _plain_layer(layer):
+            _absorb(layer, norm)
+            done.append(str(node.target))
+    return done
+
+
+def _plain_norm(norm: nn.Module) -> bool:
+    return (
+        isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))
+        and isinstance(norm.running_var, Tensor)
+        and all(isinstance(norm._parameters.get(name), nn.Parameter) for name in ("weight", "bias"))
+    )
+
+
+def _plain_layer(layer: nn.Module) -> bool:
+    return (
+        any(isinstance(layer, kind) and type(layer).forward is kind.forward for kind in _LAYERS)
+        and "weight" in layer._parameters
+        and not layer._forward_hooks
+        and not layer._forward_pre_hooks
+    )
+
+
+def _absorb(layer: Any, norm: Any) -> None:
+    with torch.no_grad():
+        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        weight = layer.weight.double()
+        if layer.transposed:  # (in, out / groups, *kernel): a row of a group is an output channel
+            grouped = weight.unflatten(0, (layer.groups, -1))
+            rows = scale.view(layer.groups, 1, -1, *[1] * (weight.dim() - 2))
+            layer.weight.copy_((grouped * rows).flatten(0, 1))
+        else:
+            layer.weight.copy_(weight * scale.view(-1, *[1] * (weight.dim() - 1)))
+        mean = norm.running_mean.double()
+        if layer.bias is not None:
+            mean = mean - layer.bias.double()
+            layer.bias.zero_()
+        norm.bias.copy_(norm.bias.double() - mean * scale)
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1.0)
+        norm.weight.fill_((1.0 + norm.eps) ** 0.5)
