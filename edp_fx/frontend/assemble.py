@@ -1,0 +1,106 @@
+"""From a graph and the module it was traced from to a GraphModule that shares its tensors."""
+
+from __future__ import annotations
+
+import functools
+from types import MethodType
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+
+def share(module: nn.Module, memo: dict[int, nn.Module]) -> nn.Module:
+    """A structural copy: new module objects, the same parameters and buffers.
+
+    Rewriting the copy (pruning a layer, swapping a child) leaves the original alone, and costs no memory.
+    """
+    if id(module) in memo:
+        return memo[id(module)]
+    new: nn.Module = object.__new__(type(module))
+    memo[id(module)] = new
+    for key, value in module.__dict__.items():
+        if key == "_modules":
+            value = {name: child and share(child, memo) for name, child in value.items()}
+        elif key.startswith("_") and isinstance(value, (dict, set)):
+            value = value.copy()
+        elif isinstance(value, MethodType) and value.__self__ is module:
+            value = MethodType(value.__func__, new)
+        new.__dict__[key] = value
+    return new
+
+
+def _container(module: nn.Module, leaves: set[int], memo: dict[int, nn.Module]) -> nn.Module | None:
+    """The part of a module that a graph needs: leaves, and the parameters and buffers in between."""
+    if id(module) in leaves:
+        return share(module, memo)
+    if id(module) in memo:
+        return memo[id(module)]
+    new = nn.Module()
+    new.training = module.training
+    new._parameters = dict(module._parameters)
+    new._buffers = dict(module._buffers)
+    new._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
+    for name, child in module._modules.items():
+        kept = None if child is None else _container(child, leaves, memo)
+        if kept is not None:
+            new._modules[name] = kept
+    if not (new._parameters or new._buffers or new._modules):
+        return None
+    memo[id(module)] = new
+    return new
+
+
+def _keep_non_persistent(names: tuple[str, ...], gm: Any) -> None:
+    """After a deep copy: fx registers every buffer it copies as persistent; undo that."""
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        try:
+            gm.get_submodule(path)._non_persistent_buffers_set.add(leaf)
+        except AttributeError:  # a pass has removed the module since
+            continue
+
+
+def assemble(
+    root: nn.Module, graph: fx.Graph, extra: dict[str, nn.Module], constants: dict[str, Tensor]
+) -> fx.GraphModule:
+    """A GraphModule with the original's parameter names, all of them, in the original's order.
+
+    Args:
+        root: the module that was traced.
+        graph: its graph.
+        extra: modules the tracer made, by the name nodes call them.
+        constants: tensors the forward made from nothing; they become non-persistent buffers.
+    """
+    leaves = {
+        id(root.get_submodule(str(node.target)))
+        for node in graph.nodes
+        if node.op == "call_module" and node.target not in extra
+    }
+    holder = _container(root, leaves, {}) or nn.Module()
+    for name, module in extra.items():
+        path, _, leaf = name.rpartition(".")
+        parent: nn.Module = holder
+        for atom in path.split(".") if path else ():
+            if atom not in parent._modules:
+                parent._modules[atom] = nn.Module()
+            child = parent._modules[atom]
+            assert child is not None
+            parent = child
+        module.training = root.training
+        parent._modules[leaf] = module
+    for name, value in constants.items():
+        holder.register_buffer(name, value, persistent=False)
+    holder.training = root.training
+    graph._tracer_cls = fx.Tracer  # so that the module pickles
+    gm = fx.GraphModule(holder, graph, class_name=type(root).__name__)
+    gm._modules = holder._modules
+    gm._parameters = holder._parameters
+    gm._buffers = holder._buffers
+    gm._non_persistent_buffers_set = holder._non_persistent_buffers_set
+    hidden = tuple(
+        f"{path}.{name}" if path else name
+        for path, module in gm.named_modules(remove_duplicate=False)
+        for name in module._non_persistent_buffers_set
+    )
+    gm._deepcopy_hooks.append(functools.partial(_keep_non_persistent, hidden))
+    return gm

@@ -1,0 +1,39 @@
+"""Modules that take the place of functions whose effect depends on train and eval mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DROPOUTS: dict[Any, type[nn.Module]] = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
+
+
+class AttentionDropout(nn.Module):
+    """``scaled_dot_product_attention`` whose dropout is on in train mode and off in eval mode.
+
+    Args:
+        p: probability of dropping an attention weight.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        """Attend; tensors are (..., heads, tokens, width), options are those of the function."""
+        return F.scaled_dot_product_attention(
+            query, key, value, dropout_p=self.p if self.training else 0.0, **options
+        )
+
+    def extra_repr(self) -> str:
+        """The probability, for the module's printed form."""
+        return f"p={self.p}"

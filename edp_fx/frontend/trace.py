@@ -1,0 +1,80 @@
+"""``trace``: the tracer run, checked in both modes, put together as a GraphModule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edp_fx.errors import TraceError
+from edp_fx.frontend.assemble import assemble
+from edp_fx.frontend.modes import mode_dependent
+from edp_fx.frontend.normal_form import remove_dead_code, use_modules
+from edp_fx.frontend.tracer import Guard, ModuleTracer
+from edp_fx.inputs import normalize
+from edp_fx.passes.base import Refusal
+
+
+@dataclass
+class TraceReport:
+    """How a graph was obtained.
+
+    Attributes:
+        method: "fx", or "fx+opaque" where some module could not be traced through.
+        opaque: the modules kept whole, with the reason; layers inside them are still reached by insertion.
+        guards: values the model's Python code took from the example inputs.
+    """
+
+    method: str = "fx"
+    opaque: list[Refusal] = field(default_factory=list)
+    guards: list[Guard] = field(default_factory=list)
+
+
+def _run(tracer: ModuleTracer, model: nn.Module) -> fx.Graph:
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise TraceError(
+            f"cannot trace {type(model).__name__}: {type(error).__name__}: {reason}. "
+            "Check that the model runs on the example inputs; control flow on the input's values cannot be a graph"
+        ) from error
+    use_modules(graph, model)
+    remove_dead_code(graph)
+    return graph
+
+
+def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
+    """Trace a model to a graph of its own modules that trains, evaluates, copies and saves as the model does.
+
+    ``train()`` and ``eval()`` switch dropout, stochastic depth, batch norm and attention dropout as in the model.
+    The batch size is free. Parameters and buffers are the model's own tensors under their own names. Every node has
+    its fake value in ``node.meta["val"]``; a :class:`TraceReport` is in ``gm.meta["edp_fx.trace"]``.
+
+    Args:
+        model: any module, on any device (meta included: nothing is computed on real tensors).
+        example_inputs: a tensor or a tuple of tensors, the positional arguments of ``forward``; the other
+            arguments are bound to their defaults.
+
+    Raises:
+        TraceError: the model does not run on the example inputs, or its own forward depends on their values.
+        ModelError: the example inputs are not tensors.
+    """
+    inputs: tuple[Tensor, ...] = normalize(example_inputs)
+    if isinstance(model, fx.GraphModule) and "edp_fx.trace" in model.meta:
+        return model
+    with torch.enable_grad():
+        tracer = ModuleTracer(inputs)
+        graph = _run(tracer, model)
+        if tracer.mode_readers:
+            forced = mode_dependent(model, inputs, tracer, graph, _run)
+            if forced:
+                tracer = ModuleTracer(inputs, force_opaque=forced)
+                graph = _run(tracer, model)
+    gm = assemble(model, graph, tracer.extra_modules, tracer.constant_values)
+    gm.meta["edp_fx.trace"] = TraceReport(
+        "fx+opaque" if tracer.opaque else "fx", list(tracer.opaque), list(tracer.guards)
+    )
+    return gm

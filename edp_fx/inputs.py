@@ -1,0 +1,88 @@
+"""Example inputs as every part of the library takes them, and weights that make a comparison mean something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edp_fx.errors import ModelError
+
+COMPUTE_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+"""The layers that carry a network's multiply-accumulates: convolutions of every kind and linear layers."""
+
+
+def normalize(example_inputs: Any) -> tuple[Tensor, ...]:
+    """The example inputs as a tuple of tensors.
+
+    Args:
+        example_inputs: one tensor, or a tuple or list of them, in the order ``forward`` takes them.
+
+    Raises:
+        ModelError: for anything else.
+    """
+    inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    for one in inputs:
+        if not isinstance(one, Tensor):
+            raise ModelError(
+                f"example inputs must be a tensor or a tuple of tensors, found {type(one).__name__}; "
+                "bind other arguments of forward by default values or in a small wrapper module"
+            )
+    if not inputs:
+        raise ModelError("example inputs are empty; give at least one tensor")
+    return inputs
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Puts every submodule into eval mode and gives each back the mode it had."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.__dict__["training"] = False
+        yield
+    finally:
+        for module, flag in flags:
+            module.__dict__["training"] = flag
+
+
+@torch.no_grad()
+def randomize_(model: nn.Module, seed: int = 0) -> None:
+    """Replace whatever an initialisation leaves constant, so that equality of two networks means something.
+
+    Norm statistics, gammas and betas, layer scales, biases and zero-initialised weights become random, position
+    embeddings and other small tables grow to a visible size. Weights of convolutions and linear layers that are
+    already random stay. The same seed gives the same values on every device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(like: Tensor, std: float) -> Tensor:
+        return torch.randn(like.shape, generator=generator).mul_(std).to(like)
+
+    def uniform(like: Tensor, low: float, high: float) -> Tensor:
+        return torch.rand(like.shape, generator=generator).mul_(high - low).add_(low).to(like)
+
+    seen: set[int] = set()
+    for module in model.modules():
+        heavy = isinstance(module, COMPUTE_LAYERS)
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) in seen or not parameter.is_floating_point() or not parameter.numel():
+                continue
+            seen.add(id(parameter))
+            low, high = (float(v) for v in parameter.aminmax())
+            if low == high:
+                if low != 0:
+                    parameter.copy_(uniform(parameter, 0.5, 1.5))
+                elif parameter.ndim > 1:
+                    parameter.copy_(normal(parameter, parameter[0].numel() ** -0.5))
+                else:
+                    parameter.copy_(normal(parameter, 0.1))
+            elif parameter.ndim > 1 and not heavy and float(parameter.std()) < 0.1:
+                parameter.copy_(normal(parameter, 0.2))
+        mean, var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
+        if isinstance(mean, Tensor) and isinstance(var, Tensor):
+            mean.copy_(normal(mean, 0.2))
+            var.copy_(uniform(var, 0.5, 1.5))
