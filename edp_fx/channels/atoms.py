@@ -1,0 +1,127 @@
+"""The ledger of one analysis: births of atoms, what tied them, what froze them, what each operation costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from edp_fx.channels.labels import FROZEN, WILDCARD
+
+
+@dataclass(frozen=True)
+class Where:
+    """The graph node and the ATen operation at which something happened."""
+
+    node: str
+    op: str
+
+
+@dataclass(frozen=True, eq=False)
+class Tie:
+    """Atoms made equal, pairwise, at one operation."""
+
+    where: Where
+    left: np.ndarray
+    right: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """Atoms frozen, or marked inexact, at one operation, and why."""
+
+    where: Where
+    atoms: np.ndarray
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Mix:
+    """An operation that mixes the labelled indices of ``axis`` of its first operand, so that their number matters."""
+
+    where: Where
+    axis: int
+    atoms: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A multiply-accumulate operation: ``constant`` times the product of the alive indices of each axis."""
+
+    where: Where
+    constant: float
+    axes: tuple[np.ndarray, ...]
+
+
+@dataclass
+class Ledger:
+    """Everything the rules write down while the program runs once."""
+
+    count: int = 1  # atom 0 is FROZEN
+    ties: list[Tie] = field(default_factory=list)
+    freezes: list[Mark] = field(default_factory=list)
+    inexact: list[Mark] = field(default_factory=list)
+    mixes: list[Mix] = field(default_factory=list)
+    unzeroed: list[Mark] = field(default_factory=list)
+    grids: list[tuple[Where, np.ndarray]] = field(default_factory=list)
+    sites: list[Site] = field(default_factory=list)
+    unknown_ops: dict[str, Where] = field(default_factory=dict)
+
+    def born(self, size: int) -> np.ndarray:
+        """``size`` fresh atoms."""
+        atoms = np.arange(self.count, self.count + size, dtype=np.int64)
+        self.count += size
+        return atoms
+
+    def tie(self, where: Where, left: np.ndarray, right: np.ndarray) -> None:
+        """Make two broadcastable label arrays equal; an entry tied to FROZEN freezes."""
+        left, right = np.broadcast_arrays(left, right)
+        flat_left, flat_right = left.ravel(), right.ravel()
+        differ = (flat_left != flat_right) & (flat_left != WILDCARD) & (flat_right != WILDCARD)
+        if not differ.any():
+            return
+        flat_left, flat_right = flat_left[differ], flat_right[differ]
+        frozen = (flat_left == FROZEN) | (flat_right == FROZEN)
+        if frozen.any():
+            self.freeze(where, np.maximum(flat_left[frozen], flat_right[frozen]), "tied to indices that cannot be removed")
+        self.ties.append(Tie(where, flat_left[~frozen], flat_right[~frozen]))
+
+    def freeze(self, where: Where, atoms: np.ndarray, reason: str) -> None:
+        """These atoms can never be removed."""
+        self._mark(self.freezes, where, atoms, reason)
+
+    def mark_inexact(self, where: Where, atoms: np.ndarray, reason: str, axis: int) -> None:
+        """Removing these atoms when zero changes the function: an operation mixes ``axis`` by its length."""
+        self._mark(self.inexact, where, atoms, reason)
+        self.mixes.append(Mix(where, axis, atoms.ravel()))
+
+    def mark_unzeroed(self, where: Where, atoms: np.ndarray) -> None:
+        """These channels are not zero at a consumer although their producers are: the consumer's slice must be zero."""
+        self._mark(self.unzeroed, where, atoms, "f(0) is not 0 before this consumer")
+
+    @staticmethod
+    def _mark(into: list[Mark], where: Where, atoms: np.ndarray, reason: str) -> None:
+        unique = np.unique(atoms)
+        unique = unique[unique > FROZEN]
+        if unique.size:
+            into.append(Mark(where, unique, reason))
+
+    def components(self, extra: list[Tie] | None = None) -> np.ndarray:
+        """The component id of every atom, from all ties at once. FROZEN is a component of its own."""
+        ties = [*self.ties, *(extra or [])]
+        if not ties:
+            return np.arange(self.count)
+        left = np.concatenate([tie.left for tie in ties])
+        right = np.concatenate([tie.right for tie in ties])
+        matrix = coo_matrix((np.ones(left.size, dtype=np.int8), (left, right)), shape=(self.count, self.count))
+        return connected_components(matrix, directed=False)[1]
+
+    def frozen_components(self, component: np.ndarray) -> dict[int, Mark]:
+        """Frozen component id -> the first mark that froze it."""
+        frozen: dict[int, Mark] = {}
+        for mark in self.freezes:
+            for one in np.unique(component[mark.atoms]):
+                frozen.setdefault(int(one), mark)
+        return frozen

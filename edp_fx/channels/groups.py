@@ -1,0 +1,211 @@
+"""Groups: the channels of all parameters that must be removed together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from edp_fx.channels.atoms import Ledger, Mark
+from edp_fx.channels.rectangles import rectangularise
+from edp_fx.channels.sweep import Sweep
+from edp_fx.pairs import Pair
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One axis of one parameter or buffer that takes part in a group.
+
+    ``owner[i]`` is the element of the group that index ``i`` of the axis belongs to, -1 for none.
+    ``role``: ``"producer"`` (output axis of a layer), ``"consumer"`` (input axis), ``"affine"`` (bias, scale, shift
+    or statistics that follow the channel) or ``"other"`` (a bare parameter).
+    """
+
+    parameter: str
+    axis: int
+    owner: np.ndarray
+    role: str
+
+    @property
+    def layer(self) -> str:
+        """The module that owns the parameter."""
+        return self.parameter.rpartition(".")[0]
+
+    def indices(self, element: int) -> np.ndarray:
+        """The indices along the axis that go when ``element`` goes."""
+        return np.flatnonzero(self.owner == element)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels tied to one another; an *element* is the unit that is kept or removed.
+
+    ``exact``: removing elements whose parameters are all zero does not change the function.
+    ``zero_propagates``: zero producers are enough for that; otherwise the consumers' slices must be zero too.
+    ``frozen``: why nothing of it can be removed, else None; ``is_output``: because the model gives it back. ``ties``: (node, op) of what tied it, in order.
+    """
+
+    id: int
+    name: str
+    kind: str
+    size: int
+    members: tuple[Member, ...]
+    exact: bool
+    inexact_reasons: tuple[str, ...]
+    zero_propagates: bool
+    frozen: str | None
+    is_output: bool
+    ties: tuple[tuple[str, str], ...]
+    view: int = 0
+    components: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False)
+    macs_share: float = 0.0
+    params_share: float = 0.0
+
+    @property
+    def prunable(self) -> bool:
+        """Something of it can be removed and something kept."""
+        return self.frozen is None and self.size > 1
+
+    @property
+    def producers(self) -> tuple[str, ...]:
+        """Names of the layers that make these channels."""
+        return _layers(self.members, "producer")
+
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """Names of the layers that read these channels."""
+        return _layers(self.members, "consumer")
+
+
+def _layers(members: tuple[Member, ...], role: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(member.layer for member in members if member.role == role))
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One sweep after its ties were resolved: the component of every atom, and what is known of each component."""
+
+    sweep: Sweep
+    component: np.ndarray
+    frozen: dict[int, Mark]
+
+    @property
+    def ledger(self) -> Ledger:
+        """What the rules wrote down."""
+        return self.sweep.ledger
+
+
+def resolve(sweep: Sweep) -> View:
+    """Make tensors rectangular and find the components of a sweep."""
+    component = rectangularise(sweep.ledger)
+    return View(sweep, component, sweep.ledger.frozen_components(component))
+
+
+def find_groups(view: View, root: nn.Module, index: int = 0) -> list[Group]:
+    """All groups of a view: components that touch the same parameter axes, ordered by their first parameter."""
+    axes = [(name, axis, view.component[atoms]) for name, by in view.sweep.parameters.items() for axis, atoms in by.items()]
+    if not axes:
+        return []
+    of_axis = np.concatenate([np.full(roots.size, k, dtype=np.int64) for k, (_, _, roots) in enumerate(axes)])
+    roots = np.concatenate([one for _, _, one in axes])
+    pairs = np.unique(np.stack([roots, of_axis], axis=1), axis=0)
+    starts = np.flatnonzero(np.r_[True, pairs[1:, 0] != pairs[:-1, 0]])
+    signatures: dict[tuple[bool, bytes], list[int]] = defaultdict(list)
+    for start, end in zip(starts, np.r_[starts[1:], len(pairs)]):
+        one = int(pairs[start, 0])
+        signatures[(one in view.frozen, pairs[start:end, 1].tobytes())].append(one)
+    roles = Roles(root)
+    ties, inexact, unzeroed = _marks(view)
+    found = []
+    for (is_frozen, signature), components in signatures.items():
+        places = np.frombuffer(signature, dtype=np.int64)
+        ordered = _in_order(axes[places[0]][2], components)
+        number = np.full(view.component.max() + 1, -1, dtype=np.int32)
+        number[ordered] = np.arange(len(ordered))
+        members = tuple(
+            Member(name, axis, number[one], roles.of(name, axis)) for name, axis, one in (axes[k] for k in places)
+        )
+        frozen, is_output = None, False
+        if is_frozen:
+            mark = view.frozen[components[0]]
+            is_output = mark.where.op == "output"
+            frozen = f"{mark.reason} ({mark.where.op} at {mark.where.node})"
+            if all(member.role == "other" for member in members):
+                continue  # kernel positions, token positions: never channels
+        elif len(components) == 1:
+            frozen = "one indivisible unit: its layers can only go as a whole"
+        reasons = tuple(dict.fromkeys(reason for one in components for reason in inexact.get(one, ())))
+        name = next((m.layer or m.parameter for m in members if m.role == "producer"), members[0].parameter)
+        group = Group(
+            id=0,
+            name=name,
+            kind="rank" if roles.is_rank(members) else "channel",
+            size=len(components),
+            members=members,
+            exact=not reasons,
+            inexact_reasons=reasons,
+            zero_propagates=not any(one in unzeroed for one in components),
+            frozen=frozen,
+            is_output=is_output,
+            ties=tuple(dict.fromkeys(tie for one in components[:1] for tie in ties.get(one, ()))),
+            view=index,
+            components=np.asarray(ordered),
+        )
+        found.append(group)
+    return [replace(group, id=k) for k, group in enumerate(found)]
+
+
+def _in_order(roots: np.ndarray, components: list[int]) -> list[int]:
+    wanted = set(components)
+    return list(dict.fromkeys(one for one in roots.tolist() if one in wanted))
+
+
+def _marks(view: View) -> tuple[dict[int, list[tuple[str, str]]], dict[int, list[str]], set[int]]:
+    """Per component: what tied it, why it is inexact, and whether a consumer sees something other than 0."""
+    ties: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for tie in view.ledger.ties:
+        for one in np.unique(view.component[tie.left]).tolist():
+            ties[one].append((tie.where.node, tie.where.op))
+    inexact: dict[int, list[str]] = defaultdict(list)
+    for mark in view.ledger.inexact:
+        for one in np.unique(view.component[mark.atoms]).tolist():
+            inexact[one].append(f"{mark.reason} ({mark.where.node})")
+    unzeroed = {one for mark in view.ledger.unzeroed for one in view.component[mark.atoms].tolist()}
+    return ties, inexact, unzeroed
+
+
+class Roles:
+    """What an axis of a parameter is to its layer, from the module that owns it."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+
+    def of(self, parameter: str, axis: int) -> str:
+        """The role of ``axis`` of ``parameter``, see :class:`Member`."""
+        path, _, leaf = parameter.rpartition(".")
+        module = self._module(path)
+        if isinstance(module, (_ConvNd, nn.Linear)):
+            if leaf != "weight":
+                return "affine"
+            out_axis = 1 if isinstance(module, _ConvTransposeNd) else 0
+            if axis == out_axis:
+                return "producer"
+            return "consumer" if axis == 1 - out_axis else "other"
+        return "affine" if isinstance(module, _NORMS) else "other"
+
+    def is_rank(self, members: tuple[Member, ...]) -> bool:
+        """True for the axis between the basis and the coefficient of one pair."""
+        owners = {member.layer.rpartition(".")[0] for member in members}
+        return len(members) >= 2 and len(owners) == 1 and isinstance(self._module(owners.pop()), Pair)
+
+    def _module(self, path: str) -> nn.Module | None:
+        try:
+            return self.root.get_submodule(path)
+        except AttributeError:
+            return None

@@ -1,0 +1,85 @@
+"""Channel labels: which channel *atom* each index of a tensor belongs to.
+
+An atom is a positive integer born with one index of one axis of one parameter or buffer; atom 0 (:data:`FROZEN`)
+is absorbing: what is tied to it cannot be removed. A tensor carries a tuple of :class:`Factor`, one for each
+independent way in which indices can disappear. Arrays broadcast against the tensor, so a factor is a vector in
+the common case and stays *joint* over several axes only between a reshape that splits a channel axis and the
+operation that needs one of the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+FROZEN = 0
+WILDCARD = -1  # an entry that is zero whatever is removed: padding
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """One label array of a tensor.
+
+    ``atoms`` has the tensor's number of dimensions and size 1 along every axis it does not depend on. ``zero``
+    tells that the tensor's entries are exactly 0 wherever the atom's own parameter entries are 0.
+    """
+
+    atoms: np.ndarray
+    zero: bool = True
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes along which the labels vary."""
+        return tuple(axis for axis, size in enumerate(self.atoms.shape) if size > 1)
+
+    def with_atoms(self, atoms: np.ndarray) -> Factor:
+        """The same factor with other labels."""
+        return Factor(atoms, self.zero)
+
+
+Labels = tuple[Factor, ...]
+
+
+def vector(atoms: np.ndarray, axis: int, ndim: int) -> np.ndarray:
+    """A one-dimensional label vector placed along ``axis`` of an ``ndim``-dimensional tensor."""
+    shape = [1] * ndim
+    shape[axis] = atoms.size
+    return atoms.reshape(shape)
+
+
+def on_axis(labels: Labels, axis: int) -> Factor | None:
+    """The factor that varies along ``axis``, or None where the axis is not labelled."""
+    for factor in labels:
+        if factor.atoms.shape[axis] > 1:
+            return factor
+    return None
+
+
+def is_sorted_out(factor: Factor) -> bool:
+    """True where nothing can be removed: the factor varies along no axis."""
+    return not factor.axes
+
+
+def compress(atoms: np.ndarray) -> np.ndarray:
+    """Reduce every axis along which the labels are constant to size 1. Wildcards match any label."""
+    for axis in range(atoms.ndim):
+        if atoms.shape[axis] == 1:
+            continue
+        top = atoms.max(axis=axis, keepdims=True)
+        if np.all((atoms == top) | (atoms == WILDCARD)):
+            atoms = top
+    return np.where(atoms == WILDCARD, FROZEN, atoms)
+
+
+def repeats_along(atoms: np.ndarray, axis: int) -> bool:
+    """True where some slice along ``axis`` shares an atom with another: that axis was merged with an unlabelled one."""
+    moved = np.moveaxis(atoms, axis, 0).reshape(atoms.shape[axis], -1)
+    first = moved[:, 0]
+    return np.unique(first).size < first.size
+
+
+def drop_trivial(factors: Iterable[Factor]) -> Labels:
+    """Only the factors that label something."""
+    return tuple(factor for factor in factors if factor.axes)

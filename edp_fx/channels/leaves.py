@@ -1,0 +1,59 @@
+"""Layers the tracer left opaque: their code may depend on sizes that no graph rewrite can reach."""
+
+from __future__ import annotations
+
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from edp_fx.channels.atoms import Where
+from edp_fx.channels.sweep import Sweep
+from edp_fx.pairs import Pair
+
+# Layers, and their subclasses, whose sizes are attributes that pruning rewrites.
+RESIZABLE = (_ConvNd, nn.Linear, nn.Bilinear, _NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.Embedding, nn.PReLU, Pair)
+
+
+def freeze_opaque_leaves(gm: fx.GraphModule, sweep: Sweep) -> None:
+    """Freeze what opaque modules of the user's own read, make and work on inside.
+
+    Free are modules that own no parameters and give back the shape they are given, torch.nn's own parameterless
+    ones, layers of :data:`RESIZABLE`, and everywhere the rank axes of pairs, which no code outside the pair sees.
+    """
+    for node in gm.graph.nodes:
+        if node.op != "call_module":
+            continue
+        module = gm.get_submodule(node.target)
+        if isinstance(module, RESIZABLE) or _sizes_follow(node, module, sweep):
+            continue
+        where = Where(node.name, type(module).__name__)
+        reason = "inside a module that was not traced"
+        for name in [node.name, *(one.name for one in node.all_input_nodes)]:
+            for _, labels in sweep.outputs.get(name, []):
+                for factor in labels:
+                    sweep.ledger.freeze(where, factor.atoms, reason)
+        ranks = _rank_axes(module, node.target)
+        for parameter, axes in sweep.parameters.items():
+            if parameter.startswith(f"{node.target}."):
+                for axis, atoms in axes.items():
+                    if (parameter, axis) not in ranks:
+                        sweep.ledger.freeze(where, atoms, reason)
+
+
+def _sizes_follow(node: fx.Node, module: nn.Module, sweep: Sweep) -> bool:
+    if any(True for _ in module.parameters()):
+        return False
+    if type(module).__module__.startswith("torch.nn."):
+        return True
+    shapes = [shape for shape, _ in sweep.outputs.get(node.name, [])]
+    inputs = [shape for one in node.all_input_nodes for shape, _ in sweep.outputs.get(one.name, [])]
+    return len(shapes) == 1 and shapes[0] in inputs
+
+
+def _rank_axes(module: nn.Module, target: str) -> set[tuple[str, int]]:
+    ranks = set()
+    for name, pair in module.named_modules(prefix=target):
+        if isinstance(pair, Pair):
+            ranks.add((f"{name}.basis.weight", 1 if isinstance(pair.basis, _ConvTransposeNd) else 0))
+            ranks.add((f"{name}.coefficient.weight", 1))
+    return ranks

@@ -1,0 +1,84 @@
+"""Keep every tensor rectangular: choose along which axis a jointly labelled tensor may lose indices.
+
+A tensor that carries one label array over several axes (a fused qkv viewed as 3 x heads x dims, a channel shuffle
+viewed as groups x channels) must stay a box after pruning, so its labels may in the end vary along one axis only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edp_fx.channels.atoms import Ledger, Where
+from edp_fx.channels.labels import FROZEN
+
+
+def rectangularise(ledger: Ledger) -> np.ndarray:
+    """Tie jointly labelled tensors down to one free axis each and return the final component of every atom.
+
+    The free axis is the one that leaves most indices removable, the innermost of equals. Ties are added to the
+    ledger under the node that made the tensor.
+    """
+    pending = list(_distinct(ledger))
+    component = ledger.components()
+    while pending:
+        frozen = np.zeros(int(component.max()) + 1, dtype=bool)
+        frozen[list(ledger.frozen_components(component))] = True
+        frozen[component[FROZEN]] = True
+        touched: set[int] = set()
+        waiting = []
+        for where, grid in pending:
+            roots = component[grid]
+            seen = set(np.unique(roots).tolist())
+            if touched & seen:
+                waiting.append((where, grid))
+                continue
+            free = _choose(roots, frozen)
+            if free is None:
+                continue
+            reference = _collapse(grid, free)
+            ledger.tie(where, grid, reference)
+            touched |= seen
+        if not touched and not waiting:
+            break
+        component = ledger.components()
+        pending = waiting
+    return component
+
+
+def _distinct(ledger: Ledger) -> list[tuple[Where, np.ndarray]]:
+    seen: set[bytes] = set()
+    distinct = []
+    for where, atoms in ledger.grids:
+        grid = np.squeeze(atoms)
+        key = repr(grid.shape).encode() + grid.tobytes()
+        if key not in seen:
+            seen.add(key)
+            distinct.append((where, grid))
+    return distinct
+
+
+def _varies(roots: np.ndarray, axis: int) -> bool:
+    return bool((roots != np.take(roots, [0], axis=axis)).any())
+
+
+def _collapse(grid: np.ndarray, free: int) -> np.ndarray:
+    """The first slice along every axis but ``free``, kept broadcastable."""
+    index = tuple(slice(None) if axis == free else slice(0, 1) for axis in range(grid.ndim))
+    return grid[index]
+
+
+def _choose(roots: np.ndarray, frozen: np.ndarray) -> int | None:
+    """The axis to leave free, or None where the labels vary along one axis at most."""
+    varying = [axis for axis in range(roots.ndim) if _varies(roots, axis)]
+    if len(varying) <= 1:
+        return None
+    best, best_count = varying[-1], -1
+    for axis in reversed(varying):
+        slices = np.moveaxis(roots, axis, 0).reshape(roots.shape[axis], -1)
+        alive = slices[~frozen[slices].any(axis=1)]
+        count = len({root for root in alive[:, 0].tolist()})
+        if count > best_count:
+            best, best_count = axis, count
+    return best
+
+

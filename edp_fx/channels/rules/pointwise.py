@@ -1,0 +1,124 @@
+"""Pointwise operations: a broadcast-aware union of the operands' labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from edp_fx.channels.labels import Factor
+
+if TYPE_CHECKING:
+    from edp_fx.channels.sweep import Sweep
+
+aten = torch.ops.aten
+
+
+def pointwise(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Labels of operands that meet at the same index become equal.
+
+    An operand of size 1 along an axis ties nothing there; one of full size without labels fixes the axis.
+    """
+    outs = [leaf for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor)]
+    flat, spec = tree_flatten((args, kwargs))
+    places = [k for k, leaf in enumerate(flat) if isinstance(leaf, Tensor)]
+    if not outs or not any(sweep.labels(flat[k]) for k in places):
+        return
+    ndim = outs[0].ndim
+    operands: list[tuple[int, tuple[int, ...], list[Factor]]] = []
+    for k in places:
+        tensor: Tensor = flat[k]
+        if tensor.ndim > ndim:
+            continue
+        lead = (1,) * (ndim - tensor.ndim)
+        aligned = [factor.with_atoms(factor.atoms.reshape(lead + factor.atoms.shape)) for factor in sweep.labels(tensor)]
+        operands.append((k, lead + tuple(tensor.shape), aligned))
+    factors = merge(sweep, operands)
+    labelled = []
+    for atoms, carriers in factors:
+        labelled.append(Factor(atoms, _zero_when_dead(func, flat, spec, places, carriers)))
+    for tensor in outs:
+        sweep.set(tensor, labelled)
+
+
+def merge(sweep: Sweep, operands: list[tuple[int, tuple[int, ...], list[Factor]]]) -> list[tuple[np.ndarray, dict[int, bool]]]:
+    """Union the operands' factors; returns (atoms, {operand: is it zero where dead}) for each factor that is left."""
+    queue = [(place, factor) for place, _, factors in operands for factor in factors]
+    merged: list[tuple[np.ndarray, dict[int, bool]]] = []
+    for place, factor in queue:
+        factor = _fit(sweep, place, factor, operands)
+        if not factor.axes:
+            continue
+        atoms, carriers = factor.atoms, {place: factor.zero}
+        overlapping = [other for other in merged if set(_axes(other[0])) & set(_axes(atoms))]
+        merged = [other for other in merged if not set(_axes(other[0])) & set(_axes(atoms))]
+        for other in overlapping:
+            sweep.tie(atoms, other[0])
+            carriers = {**other[1], **carriers}
+            atoms = atoms if atoms.size >= other[0].size else other[0]
+            shape = np.broadcast_shapes(atoms.shape, other[0].shape)
+            atoms = np.broadcast_to(atoms, shape)
+        merged.append((atoms, carriers))
+    return merged
+
+
+def _fit(
+    sweep: Sweep, place: int, factor: Factor, operands: list[tuple[int, tuple[int, ...], list[Factor]]]
+) -> Factor:
+    """Make ``factor`` independent of the axes the other operands cannot lose indices along."""
+    for other, shape, factors in operands:
+        if other == place:
+            continue
+        full = [axis for axis in factor.axes if shape[axis] > 1]
+        labelled = {axis for one in factors for axis in one.axes}
+        factor = sweep.collapse(factor, [axis for axis in full if axis not in labelled])
+        for one in factors:
+            shared = set(one.axes) & set(factor.axes)
+            if shared and set(factor.axes) > set(one.axes):
+                before = factor
+                factor = sweep.split_joint(factor, [axis for axis in factor.axes if axis not in one.axes])
+                if not set(factor.axes) & shared and before is not factor:
+                    sweep.freeze(one, "one value for a whole axis that stays")
+    return factor
+
+
+def _axes(atoms: np.ndarray) -> tuple[int, ...]:
+    return tuple(axis for axis, size in enumerate(atoms.shape) if size > 1)
+
+
+def _zero_when_dead(func: Any, flat: list[Any], spec: Any, places: list[int], carriers: dict[int, bool]) -> bool:
+    """Is the result 0 where the carriers are dead? Found by running the operation once on such operands."""
+    zero_places = {place for place, zero in carriers.items() if zero}
+    generator = torch.Generator().manual_seed(0)
+    trial = list(flat)
+    for k in places:
+        if flat[k].dtype.is_floating_point:
+            values = torch.rand(8, generator=generator, device="cpu") + 0.5
+            values = torch.zeros(8, device="cpu") if k in zero_places else values
+            trial[k] = values.to(flat[k].dtype)
+        else:
+            trial[k] = torch.ones(8, device="cpu", dtype=flat[k].dtype)
+    args, kwargs = tree_unflatten(trial, spec)
+    kwargs = {name: value for name, value in kwargs.items() if name != "device"}
+    try:
+        result = func(*args, **kwargs)
+    except (RuntimeError, NotImplementedError, ValueError):
+        return False
+    results = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
+    return all(bool((one == 0).all()) for one in results)
+
+
+POINTWISE_EXTRA: dict[Any, Any] = {
+    packet: pointwise
+    for packet in (
+        aten.masked_fill, aten.masked_fill_, aten.copy_, aten.copy, aten.where, aten.native_dropout, aten.bernoulli, aten.fill_,
+        aten.zero_, aten.bernoulli_, aten._prelu_kernel,
+        # pointwise without the tag in some releases of torch
+        aten.hardtanh, aten.hardtanh_, aten.relu6, aten.hardswish, aten.hardswish_, aten.hardsigmoid, aten.hardsigmoid_,
+        aten.leaky_relu_, aten.elu_, aten.silu_, aten.mish_, aten.gelu_, aten.celu_, aten.softplus, aten.threshold_,
+        aten.nan_to_num_, aten.logit_,
+    )
+}

@@ -1,0 +1,52 @@
+"""Pooling and interpolation: they act on the trailing spatial axes and leave the channels alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from edp_fx.channels.labels import Factor
+
+if TYPE_CHECKING:
+    from edp_fx.channels.sweep import Sweep
+
+aten = torch.ops.aten
+
+
+def spatial(axes: int) -> Any:
+    """The rule for an operation on the last ``axes`` axes: labels there are tied, all others pass."""
+
+    def rule(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        x: Tensor = args[0]
+        trailing = range(x.ndim - axes, x.ndim)
+        factors = [sweep.collapse(one, trailing) for one in sweep.labels(x)]
+        for result in tree_leaves(out):
+            if isinstance(result, Tensor) and result.ndim == x.ndim:
+                sweep.set(result, [Factor(one.atoms, one.zero) for one in factors])
+
+    return rule
+
+
+SPATIAL: dict[Any, Any] = {
+    packet: spatial(axes)
+    for axes, packets in {
+        1: (
+            aten.avg_pool1d, aten.max_pool1d, aten.adaptive_avg_pool1d, aten.upsample_nearest1d, aten.upsample_linear1d,
+            aten._upsample_nearest_exact1d,
+        ),
+        2: (
+            aten.avg_pool2d, aten.max_pool2d, aten.max_pool2d_with_indices, aten.adaptive_avg_pool2d,
+            aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d, aten.upsample_nearest2d, aten.upsample_bilinear2d,
+            aten.upsample_bicubic2d, aten._upsample_nearest_exact2d, aten._upsample_bilinear2d_aa,
+            aten._upsample_bicubic2d_aa, aten.grid_sampler_2d,
+        ),
+        3: (
+            aten.avg_pool3d, aten.max_pool3d, aten.max_pool3d_with_indices, aten.adaptive_avg_pool3d,
+            aten._adaptive_avg_pool3d, aten.upsample_nearest3d, aten.upsample_trilinear3d,
+        ),
+    }.items()
+    for packet in packets
+}

@@ -1,0 +1,150 @@
+"""What pruning must compute, found in another way: masked execution of the unpruned network, in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from edp_fx.channels import ChannelGraph
+from edp_fx.passes.prune import prune
+
+aten = torch.ops.aten
+
+
+def random_keep(graph: ChannelGraph, seed: int, share: float = 0.5, exact_only: bool = False) -> dict[int, np.ndarray]:
+    """A random keep-set: about ``share`` of the elements of every prunable group, at least one, at least one gone."""
+    rng = np.random.default_rng(seed)
+    keep = {}
+    for group in graph.prunable:
+        if exact_only and not group.exact:
+            continue
+        kept = rng.random(group.size) < share
+        kept[rng.integers(group.size)] = True
+        if kept.all():
+            kept[(np.flatnonzero(kept)[0] + 1) % group.size] = False
+        keep[group.id] = kept
+    return keep
+
+
+def zero_members(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], roles: tuple[str, ...]) -> None:
+    """Zero, in place, the removed slices of every parameter that has one of ``roles`` in a group."""
+    for group_id, kept in keep.items():
+        for member in graph.group(group_id).members:
+            if member.role not in roles:
+                continue
+            if member.parameter.endswith(("running_mean", "running_var")):
+                continue
+            tensor = gm.get_parameter(member.parameter) if _is_parameter(gm, member.parameter) else gm.get_buffer(member.parameter)
+            gone = (member.owner >= 0) & ~kept[member.owner]
+            tensor.detach().index_fill_(member.axis, torch.from_numpy(np.flatnonzero(gone)), 0)
+
+
+def _is_parameter(gm: fx.GraphModule, name: str) -> bool:
+    path, _, leaf = name.rpartition(".")
+    return leaf in gm.get_submodule(path)._parameters
+
+
+class Masked(TorchDispatchMode):
+    """Runs mixing operations (norms, softmax, means over a pruned axis) on the kept indices only."""
+
+    def __init__(self, graph: ChannelGraph, keep: dict[int, np.ndarray]) -> None:
+        super().__init__()
+        self.node = ""
+        self.count: dict[tuple[str, str], int] = defaultdict(int)
+        self.plan: dict[tuple[str, str], list[dict[int, np.ndarray]]] = {}
+        alive = graph.alive_components(keep)
+        for view, living in zip(graph.views, alive):
+            for mix in view.ledger.mixes:
+                mask = living[view.component[mix.atoms]]
+                if not mask.all():
+                    self.plan.setdefault((mix.where.node, _family(mix.where.op)), []).append({mix.axis: np.flatnonzero(mask)})
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        key = (self.node, _family(str(func)))
+        plan = self.plan.get(key)
+        if plan is None:
+            return func(*args, **kwargs)
+        x: Tensor = args[0]
+        for one in plan:
+            (axis, kept), = one.items()
+            index = torch.from_numpy(kept)
+            if x.ndim <= axis or int(kept.max()) >= x.shape[axis]:
+                continue
+            picked = x.index_select(axis, index)
+            packet = func.overloadpacket
+            if packet is aten.native_layer_norm:
+                last = [a.index_select(-1, index) if isinstance(a, Tensor) else a for a in args[2:4]]
+                out = func(picked, [len(kept)], *last, *args[4:])
+                return (scatter(x, out[0], axis, index), *out[1:])
+            if packet is aten.native_group_norm:
+                vectors = [a.index_select(0, index) if isinstance(a, Tensor) else a for a in args[1:3]]
+                out = func(picked, *vectors, args[3], len(kept), *args[5:])
+                return (scatter(x, out[0], axis, index), *out[1:])
+            if packet in (aten.bmm, aten.mm):
+                return func(picked, args[1].index_select(-2, index))
+            out = func(picked, *args[1:], **kwargs)
+            first = tree_leaves(out)[0]
+            if first.shape == picked.shape:
+                return tree_map(lambda t: scatter(x, t, axis, index), out)
+            return out
+        return func(*args, **kwargs)
+
+
+def _family(op: str) -> str:
+    return op.split(".")[1] if op.startswith("aten.") else op
+
+
+def scatter(like: Tensor, values: Tensor, axis: int, index: Tensor) -> Tensor:
+    out = torch.zeros_like(like)
+    out.index_copy_(axis, index, values)
+    return out
+
+
+class _Runner(fx.Interpreter):
+    def __init__(self, gm: fx.GraphModule, mode: Masked) -> None:
+        super().__init__(gm)
+        self.mode = mode
+        self.extra_traceback = False
+
+    def run_node(self, n):
+        self.mode.node = n.name
+        return super().run_node(n)
+
+
+def masked_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], inputs: tuple) -> list[Tensor]:
+    """The zeroed, unpruned network with mixing operations on kept channels."""
+    zeroed = copy.deepcopy(gm).eval()
+    zero_members(zeroed, graph, keep, ("producer", "consumer", "affine", "other"))
+    mode = Masked(graph, keep)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:
+        return tree_leaves(_Runner(zeroed, mode).run(*inputs))
+
+
+def pruned_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], inputs: tuple) -> list[Tensor]:
+    pruned = prune(copy.deepcopy(gm).eval(), graph, keep).graph_module
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        return tree_leaves(pruned(*inputs))
+
+
+def plain_run(gm: fx.GraphModule, inputs: tuple) -> list[Tensor]:
+    with torch.no_grad():
+        return tree_leaves(copy.deepcopy(gm).eval()(*inputs))
+
+
+def difference(a: list[Tensor], b: list[Tensor]) -> float:
+    """Largest absolute difference in units of the output's standard deviation."""
+    worst = 0.0
+    for x, y in zip(a, b, strict=True):
+        if x.shape != y.shape:
+            return float("inf")
+        if x.is_floating_point():
+            worst = max(worst, float((x - y).abs().max() / x.std().clamp_min(1e-12)))
+    return worst
