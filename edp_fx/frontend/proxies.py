@@ -42,6 +42,8 @@ class ValueProxy(fx.Proxy):
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.value, name)
+        if name == "is_cuda":
+            return self.tracer.mode.device.type == "cuda"
         if callable(value) and not isinstance(value, torch.dtype):
             if name in _STATIC_METHODS:
                 return value

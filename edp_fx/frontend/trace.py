@@ -71,8 +71,13 @@ def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
         if tracer.mode_readers:
             forced = mode_dependent(model, inputs, tracer, graph, _run)
             if forced:
-                tracer = ModuleTracer(inputs, force_opaque=forced)
+                tracer = ModuleTracer(inputs, force_opaque=forced, mode=tracer.mode)
                 graph = _run(tracer, model)
+    for node in graph.nodes:
+        if node.op == "output":
+            node.meta["val"] = fx.node.map_arg(node.args[0], lambda n: n.meta["val"])
+        else:
+            node.meta["val"] = tracer.mode.fake(node.meta["val"])
     gm = assemble(model, graph, tracer.extra_modules, tracer.constant_values)
     gm.meta["edp_fx.trace"] = TraceReport(
         "fx+opaque" if tracer.opaque else "fx", list(tracer.opaque), list(tracer.guards)

@@ -17,8 +17,9 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from edp_fx.frontend.layers import DROPOUTS, AttentionDropout
-from edp_fx.frontend.propagate import fake_mode, run_node, to_fake
+from edp_fx.frontend.propagate import run_node
 from edp_fx.frontend.proxies import TrainingFlag, ValueProxy
+from edp_fx.frontend.shapes import ShapeMode, shapes_only
 from edp_fx.inputs import COMPUTE_LAYERS
 from edp_fx.passes.base import Refusal
 
@@ -78,6 +79,8 @@ class _RecordCalls(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self.tracer._evaluating:
+            return func(*args, **kwargs)
         proxies = _proxies((args, kwargs))
         if proxies or func in _RANDOM:
             return self.tracer.record_call(func, args, kwargs, proxies)
@@ -108,15 +111,21 @@ class ModuleTracer(fx.Tracer):
         inputs: example inputs, one a positional argument of ``forward``; the others keep their defaults.
         training: what ``self.training`` reads as.
         force_opaque: paths of modules to keep as leaves, with the reason.
+        mode: the shape run of an earlier trace, whose results it remembers.
     """
 
     def __init__(
-        self, inputs: tuple[Tensor, ...], *, training: bool = True, force_opaque: dict[str, str] | None = None
+        self,
+        inputs: tuple[Tensor, ...],
+        *,
+        training: bool = True,
+        force_opaque: dict[str, str] | None = None,
+        mode: ShapeMode | None = None,
     ) -> None:
         super().__init__(autowrap_modules=(math,))
         self.inputs, self.training = inputs, training
         self.force_opaque = force_opaque or {}
-        self.mode = fake_mode()
+        self.mode = mode or ShapeMode(inputs[0].device)
         self.guards: list[Guard] = []
         self.opaque: list[Refusal] = []
         self.mode_readers: set[str] = set()
@@ -163,9 +172,8 @@ class ModuleTracer(fx.Tracer):
         names += [f"input_{i}" for i in range(len(names), len(self.inputs))]
         arguments: list[Any] = [self.root]
         for name, example in zip(names, self.inputs):
-            fake = to_fake(self.mode, example)
             node = self.create_node("placeholder", name, (), {})
-            node.meta["val"] = fake
+            node.meta["val"] = self.mode.meta(example)
             arguments.append(self.proxy(node))
         return root_fn, arguments
 
@@ -186,7 +194,7 @@ class ModuleTracer(fx.Tracer):
             target = str(lowered.target)
             if "." not in target and target.startswith("_tensor_constant"):
                 self.constants.add(target)
-            lowered.meta["val"] = to_fake(self.mode, a)
+            lowered.meta["val"] = self.mode.meta(a)
         return lowered
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
@@ -216,10 +224,12 @@ class ModuleTracer(fx.Tracer):
     def _evaluate(self, node: fx.Node) -> Any:
         self._evaluating = True
         try:
-            with torch._C.DisableTorchFunction(), torch.no_grad(), self.mode:
+            with shapes_only(self.mode):
                 if node.op == "call_module" and node.target in self.extra_modules:
                     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
                     return self.extra_modules[str(node.target)].eval()(*args, **kwargs)
+                if node.target is getattr and node.args[1] == "device":
+                    return self.mode.device
                 return run_node(self.root, node)
         finally:
             self._evaluating = False
@@ -261,7 +271,7 @@ class ModuleTracer(fx.Tracer):
             return attr_val
         if name not in self._attributes:
             node = self.create_node("get_attr", name, (), {})
-            node.meta["val"] = to_fake(self.mode, attr_val)
+            node.meta["val"] = self.mode.meta(attr_val)
             self._attributes[name] = self.proxy(node)
         return self._attributes[name]
 

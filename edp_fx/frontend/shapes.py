@@ -1,0 +1,151 @@
+"""Running code for the shapes of its results: no memory, no arithmetic, and little time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+_META = torch.device("meta")
+
+
+def _norm(axis: int) -> Callable[..., Tensor]:
+    """A norm's output is like its input; per-channel arguments must fit ``axis``."""
+
+    def shape_of(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        for one in (*args, *kwargs.values()):
+            if isinstance(one, Tensor) and one.shape[-1] != input.shape[axis]:
+                raise RuntimeError(f"norm of {input.shape[axis]} channels given {one.shape[-1]} values")
+        return torch.empty_like(input)
+
+    return shape_of
+
+
+def _unary(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return torch.empty_like(input)
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if input.shape[-1] != weight.shape[1] or (bias is not None and bias.shape[0] != weight.shape[0]):
+        raise RuntimeError(f"linear layer of weight {tuple(weight.shape)} given input {tuple(input.shape)}")
+    return input.new_empty((*input.shape[:-1], weight.shape[0]))
+
+
+# Without data these run as Python decompositions of a dozen ops each, though their shapes need no run at all.
+_SHORTCUTS: dict[Any, Callable[..., Tensor]] = {
+    F.batch_norm: _norm(1),
+    F.instance_norm: _norm(1),
+    F.group_norm: _norm(1),
+    F.layer_norm: _norm(-1),
+    F.linear: _linear,
+    **dict.fromkeys(
+        (F.relu, F.relu6, F.gelu, F.silu, F.sigmoid, F.tanh, F.hardswish, F.hardsigmoid, F.hardtanh, F.mish,
+         F.elu, F.leaky_relu, F.softplus, F.dropout, torch.relu, torch.sigmoid, torch.tanh, Tensor.sigmoid,
+         Tensor.tanh, Tensor.relu),
+        _unary,
+    ),
+}  # fmt: skip
+
+
+def _key(value: Any) -> Any:
+    """What the shape of a result depends on; raises TypeError for what cannot be compared."""
+    if isinstance(value, Tensor):
+        return (value.shape, value.stride(), value.dtype)
+    kind = type(value)
+    if kind in (tuple, list):
+        return (kind, *map(_key, value))
+    if kind is slice:
+        return (slice, value.start, value.stop, value.step)
+    hash(value)
+    return (kind, value)
+
+
+def _again(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_META)
+    if type(value) in (tuple, list):
+        return type(value)(map(_again, value))
+    return value
+
+
+class ShapeMode(TorchFunctionMode):
+    """Takes every tensor that meets an op, and every device argument, to the meta device.
+
+    What a call gave is remembered by its arguments' shapes, so a network's repeated blocks cost one. Fake tensors
+    would do the same several times slower; all they add is the device, which is known: that of the inputs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        self._fakes = FakeTensorMode(allow_non_fake_inputs=True)
+        self._metas: dict[int, tuple[Tensor, Tensor]] = {}
+        self._results: dict[Any, Any] = {}
+
+    def meta(self, tensor: Tensor) -> Tensor:
+        """``tensor`` without data; the same one for the same tensor."""
+        if type(tensor) is Tensor and tensor.is_meta:
+            return tensor
+        known = self._metas.get(id(tensor))
+        if known is None or known[0] is not tensor:
+            new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_META)
+            known = self._metas[id(tensor)] = (tensor, new)
+        return known[1]
+
+    def fake(self, value: Any) -> Any:
+        """``value`` as kept in node metadata: fake tensors that know their device."""
+        return tree_map_only(Tensor, lambda t: FakeTensor(self._fakes, self.meta(t), self.device), value)
+
+    def lower(self, value: Any) -> Any:
+        """``value`` with its tensors and devices on the meta device."""
+        if isinstance(value, Tensor):
+            return self.meta(value)
+        kind = type(value)
+        if kind is torch.device:
+            return _META
+        if isinstance(value, list):
+            return [self.lower(v) for v in value]
+        return tuple(map(self.lower, value)) if kind is tuple else value
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.__name__
+        if name == "__get__":
+            return func(*args)
+        with torch._C.DisableTorchFunction():
+            args = tuple(map(self.lower, args))
+            kwargs = {k: self.lower(v) for k, v in kwargs.items()} if kwargs else {}
+            try:
+                key = (func, _key(args), *((k, _key(v)) for k, v in kwargs.items()))
+                if key in self._results:
+                    return _again(self._results[key])
+            except TypeError:
+                key = None
+        if func in _SHORTCUTS:
+            result = _SHORTCUTS[func](*args, **kwargs)
+        elif name in ("cpu", "cuda"):
+            result = args[0]
+        else:
+            if isinstance(kwargs.get("device"), str):
+                kwargs["device"] = _META
+            if name == "to" and len(args) > 1 and isinstance(args[1], str):
+                args = (args[0], _META, *args[2:])
+            result = func(*args, **kwargs)
+        if key is not None and (not name.endswith("_") or name.endswith("__")):
+            self._results[key] = result
+        return result
+
+
+@contextmanager
+def shapes_only(mode: ShapeMode) -> Iterator[None]:
+    """Run code for the shapes of its results, without gradients."""
+    with torch.no_grad(), _META, mode:
+        yield
