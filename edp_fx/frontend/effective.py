@@ -1,0 +1,319 @@
+"""Where a graph applies a linear map with learned weights, and with which effective weight.
+
+A layer may be plain, or a subclass that pads its input or computes its weight (weight standardisation, spectral
+norm), or a functional call on parameters. All reduce to one thing: a functional convolution or linear map whose
+weight depends on parameters only. Such a weight is evaluated; what happens to the input before stays in the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edp_fx.frontend.normal_form import remove_dead_code
+from edp_fx.frontend.tracer import ModuleTracer
+from edp_fx.geometry import ARGUMENTS, FUNCTIONS, Geometry, plain_kind
+from edp_fx.inputs import COMPUTE_LAYERS, eval_mode
+from edp_fx.pairs import Pair
+
+
+@dataclass
+class Site:
+    """One use of a layer in a graph.
+
+    Attributes:
+        name: the layer's name, for people.
+        node: the node of the graph that is the layer.
+        home: where the pair is put.
+        module: the layer's module, None for a functional call.
+        reads: parameters that the replaced code reads, by name.
+        refusal: why it cannot be decomposed, None when it can.
+    """
+
+    name: str
+    node: fx.Node
+    home: str
+    module: nn.Module | None = None
+    geometry: Geometry | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    training: bool = True
+    refusal: str | None = None
+    reads: set[str] = field(default_factory=set)
+    _rewrite: Callable[[fx.GraphModule, str, Pair], None] | None = None
+
+    def rewrite(self, gm: fx.GraphModule, home: str, pair: Pair) -> None:
+        """Put basis and coefficient in the place of the node."""
+        if self._rewrite is not None:
+            self._rewrite(gm, home, pair)
+            return
+        args = self.node.args
+        options = dict(self.node.kwargs)
+        options.pop("output_size", None)
+        source = args[0] if args else options["input"]
+        with gm.graph.inserting_before(self.node):
+            last = emit_pair(gm.graph, home, pair, source, self.node)
+        self.node.replace_all_uses_with(last)
+        gm.graph.erase_node(self.node)
+
+
+def emit_pair(graph: fx.Graph, home: str, pair: Pair, source: Any, like: fx.Node) -> fx.Node:
+    """Nodes for basis and coefficient at the insertion point, with shapes; returns the coefficient's."""
+    basis = graph.call_module(f"{home}.basis", (source,))
+    coefficient = graph.call_module(f"{home}.coefficient", (basis,))
+    coefficient.meta = dict(like.meta)
+    basis.meta = dict(like.meta)
+    value = like.meta.get("val")
+    if isinstance(value, Tensor):
+        shape = list(value.shape)
+        shape[-1 - pair.geometry.dims] = pair.rank * pair.groups
+        basis.meta["val"] = value.new_empty(shape)
+    return coefficient
+
+
+def find_sites(gm: fx.GraphModule) -> list[Site]:
+    """Every use of a layer, in the order of execution."""
+    sites: list[Site] = []
+    inlined: dict[int, tuple[Any, Site]] = {}
+    for node in gm.graph.nodes:
+        if node.op == "call_module":
+            module = gm.get_submodule(str(node.target))
+            if isinstance(module, COMPUTE_LAYERS):
+                sites.append(_module_site(gm, node, module, inlined))
+        elif node.op == "call_function" and node.target in FUNCTIONS:
+            sites.append(_functional_site(gm, node))
+    return sites
+
+
+def _module_site(gm: fx.GraphModule, node: fx.Node, module: nn.Module, known: dict[int, Any]) -> Site:
+    name = str(node.target)
+    site = Site(name, node, name, module, training=module.training)
+    if name.endswith((".basis", ".coefficient")) and isinstance(gm.get_submodule(name.rpartition(".")[0]), Pair):
+        site.refusal = "already part of a pair"
+    elif module._forward_hooks or module._forward_pre_hooks:
+        site.refusal = "it has forward hooks, which see the layer as it is"
+    elif plain_kind(module) is not None and not _computed(module):
+        site.geometry = Geometry.of(module)
+        site.weight, site.bias = module.weight, module.bias  # type: ignore[assignment]
+        if "output_size" in node.kwargs or len(node.args) > 1:
+            site.refusal = "it is called with an output size"
+    else:
+        _inline(site, node, module, known)
+    return site
+
+
+def _computed(module: nn.Module) -> bool:
+    """Whether the weight is a property (a parametrisation) instead of a parameter."""
+    return "weight" not in module._parameters or (getattr(module, "bias", None) is not None and "bias" not in module._parameters)
+
+
+# Subclasses: trace the layer's own forward, find its one linear map --------------------------------------------
+
+
+def _inline(site: Site, node: fx.Node, module: nn.Module, known: dict[int, Any]) -> None:
+    if id(module) not in known:
+        known[id(module)] = _trace_layer(node, module)
+    found = known[id(module)]
+    if isinstance(found, str):
+        site.refusal = found
+        return
+    graph, inner, site.geometry, site.weight, site.bias, constants = found
+
+    def rewrite(gm: fx.GraphModule, home: str, pair: Pair) -> None:
+        copies: dict[fx.Node, Any] = {}
+        arguments = list(node.args) + list(node.kwargs.values())
+        with gm.graph.inserting_before(node):
+            for one in graph.nodes:
+                if one in constants:
+                    continue
+                if one.op == "placeholder":
+                    copies[one] = arguments.pop(0)
+                elif one is inner:
+                    source = fx.node.map_arg(_arguments(one)["input"], lambda n: copies[n])
+                    copies[one] = emit_pair(gm.graph, home, pair, source, one)
+                elif one.op == "output":
+                    node.replace_all_uses_with(fx.node.map_arg(one.args[0], lambda n: copies[n]))
+                else:
+                    copies[one] = gm.graph.node_copy(one, lambda n: copies[n])
+        gm.graph.erase_node(node)
+
+    site._rewrite = rewrite
+
+
+def _trace_layer(node: fx.Node, module: nn.Module) -> Any:
+    """The graph of a layer's forward and what its linear map is; a string says why there is none."""
+    what = type(module).__name__
+    values = [a.meta["val"] for a in node.args if isinstance(a, fx.Node)]
+    if len(values) != len(node.args) or node.kwargs or not all(isinstance(v, Tensor) for v in values):
+        return f"{what} is called with more than one tensor"
+    try:
+        tracer = ModuleTracer(tuple(values), training=module.training)
+        graph = tracer.trace(module)
+    except Exception as error:
+        return f"{what} computes in a way that cannot be traced: {error}"
+    remove_dead_code(graph)
+    for one in graph.nodes:
+        if one.op != "output":
+            one.meta["val"] = tracer.mode.fake(one.meta["val"])
+    layers = [one for one in graph.nodes if one.op == "call_function" and one.target in FUNCTIONS]
+    if len(layers) != 1 or tracer.extra_modules or tracer.constants:
+        return f"{what} is not one linear map"
+    inner = layers[0]
+    constants = _constants(graph)
+    found = _evaluated(module, inner, constants)
+    if isinstance(found, str):
+        return f"{what}: {found}"
+    if any(one.op == "get_attr" and not set(one.users) <= constants | {inner} for one in graph.nodes):
+        return f"{what} uses parameters apart from its linear map"
+    return (graph, inner, *found, constants)
+
+
+def _constants(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes whose value depends on parameters and buffers only."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "get_attr" or (
+            node.op in ("call_function", "call_method", "call_module")
+            and node.all_input_nodes
+            and all(one in found for one in node.all_input_nodes)
+        ):
+            found.add(node)
+    return found
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    kind = FUNCTIONS[node.target]
+    names = ARGUMENTS[kind if kind == "linear" else kind[:-2]]
+    return {**dict(zip(names, node.args)), **node.kwargs}
+
+
+def _evaluated(root: nn.Module, inner: fx.Node, constants: set[fx.Node]) -> Any:
+    """Geometry, effective weight and bias of a functional layer; a string when they are not constant."""
+    found = _arguments(inner)
+    weight, bias = found["weight"], found.get("bias")
+    settings = {k: v for k, v in found.items() if k not in ("input", "weight", "bias")}
+    if any(isinstance(n, fx.Node) for n in _leaves(settings)):
+        return "its stride, padding or groups are computed in the graph"
+    if weight not in constants or (bias is not None and bias not in constants):
+        return "its weight is computed from the input"
+    with eval_mode(root), torch.no_grad():
+        memo: dict[fx.Node, Any] = {}
+        return (
+            Geometry.of_call(FUNCTIONS[inner.target], settings),
+            _value(root, weight, memo),
+            None if bias is None else _value(root, bias, memo),
+        )
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [leaf for one in value.values() for leaf in _leaves(one)]
+    if isinstance(value, (tuple, list)):
+        return [leaf for one in value for leaf in _leaves(one)]
+    return [value]
+
+
+def _value(root: nn.Module, node: fx.Node, memo: dict[fx.Node, Any]) -> Any:
+    if node not in memo:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: _value(root, n, memo))
+        if node.op == "get_attr":
+            value: Any = root
+            for atom in str(node.target).split("."):
+                value = getattr(value, atom)
+        elif node.op == "call_module":
+            value = root.get_submodule(str(node.target))(*args, **kwargs)
+        elif node.op == "call_method":
+            value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        else:
+            value = node.target(*args, **kwargs)  # type: ignore[operator]
+        memo[node] = value
+    return memo[node]
+
+
+# Functional calls ----------------------------------------------------------------------------------------------
+
+
+def _functional_site(gm: fx.GraphModule, node: fx.Node) -> Site:
+    found = _arguments(node)
+    site = Site(node.name, node, node.name, training=gm.training)
+    weight, bias = found["weight"], found.get("bias")
+    constants = _ancestors(weight)
+    if constants is None:
+        site.refusal = "its weight is computed from the input"
+        return site
+    site.reads = {str(one.target) for one in constants if one.op == "get_attr"}
+    first = sorted(site.reads)[0]
+    site.name = first.removesuffix("weight").rstrip("._") or node.name
+    site.home = _free_home(gm, site.name)
+    # A bias that is itself a parameter goes into the pair; a computed one is added after it.
+    own_bias = isinstance(bias, fx.Node) and bias.op == "get_attr" and set(bias.users) == {node}
+    known = {*constants, bias} if own_bias else constants
+    if not own_bias:
+        found.pop("bias", None)
+    evaluated = _evaluated_call(gm, node, found, known)
+    if isinstance(evaluated, str):
+        site.refusal = evaluated
+        return site
+    site.geometry, site.weight, site.bias = evaluated
+    if own_bias:
+        assert isinstance(bias, fx.Node)
+        site.reads.add(str(bias.target))
+    extra = None if own_bias else bias
+    if extra is not None and site.geometry.dims:
+        site.refusal = "its bias is computed in the graph"
+
+    def rewrite(gm: fx.GraphModule, home: str, pair: Pair) -> None:
+        with gm.graph.inserting_before(node):
+            last: Any = emit_pair(gm.graph, home, pair, found["input"], node)
+            if extra is not None:
+                last = gm.graph.call_function(torch.add, (last, extra))
+                last.meta = dict(node.meta)
+        node.replace_all_uses_with(last)
+        gm.graph.erase_node(node)
+
+    site._rewrite = rewrite
+    return site
+
+
+def _evaluated_call(gm: fx.GraphModule, node: fx.Node, found: dict[str, Any], constants: set[Any]) -> Any:
+    settings = {k: v for k, v in found.items() if k not in ("input", "weight", "bias")}
+    if any(isinstance(n, fx.Node) for n in _leaves(settings)):
+        return "its stride, padding or groups are computed in the graph"
+    with eval_mode(gm), torch.no_grad():
+        memo: dict[fx.Node, Any] = {}
+        bias = found.get("bias")
+        return (
+            Geometry.of_call(FUNCTIONS[node.target], settings),
+            _value(gm, found["weight"], memo),
+            None if bias is None else _value(gm, bias, memo),
+        )
+
+
+def _ancestors(weight: Any) -> set[fx.Node] | None:
+    """The nodes a weight is computed from, None when an input or a module is among them."""
+    if not isinstance(weight, fx.Node):
+        return None
+    found, pending = set(), [weight]
+    while pending:
+        node = pending.pop()
+        if node in found:
+            continue
+        if node.op not in ("get_attr", "call_function", "call_method") or (node.op != "get_attr" and not node.all_input_nodes):
+            return None
+        found.add(node)
+        pending += node.all_input_nodes
+    return found
+
+
+def _free_home(gm: fx.GraphModule, name: str) -> str:
+    """``name`` where no module with a life of its own is there, else a name beside it."""
+    try:
+        module = gm.get_submodule(name)
+    except AttributeError:
+        return name
+    alone = not module._modules and set(module._parameters) | set(module._buffers) <= {"weight", "bias"}
+    return name if alone and type(module) is nn.Module else f"{name}_pair"

@@ -1,0 +1,89 @@
+"""Between the explicit form of a pair (two nodes) and the form that trains as one layer (one node)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, fx, nn
+
+from edp_fx.pairs import Pair
+from edp_fx.passes.base import Pass, PassReport, PassResult
+
+
+def _pair_of(gm: fx.GraphModule, node: fx.Node) -> Pair | None:
+    """The pair whose basis a node calls, when its only use is the pair's coefficient."""
+    if node.op != "call_module" or not str(node.target).endswith(".basis") or len(node.users) != 1:
+        return None
+    home = str(node.target).removesuffix(".basis")
+    user = next(iter(node.users))
+    if user.op != "call_module" or user.target != f"{home}.coefficient":
+        return None
+    container: Any = gm.get_submodule(home)
+    if isinstance(container, Pair):
+        return container
+    # Graph modules made from others may hold the two layers in a bare container.
+    pair = Pair(container.basis, container.coefficient).train(container.training)
+    owner, _, leaf = home.rpartition(".")
+    parent: nn.Module = gm.get_submodule(owner)
+    parent._modules[leaf] = pair
+    return pair
+
+
+@dataclass(frozen=True)
+class FusePairs(Pass):
+    """Make each explicit pair one node, which computes W = C·B and runs one layer: for training."""
+
+    name: ClassVar[str] = "fuse_pairs"
+
+    def call(self, gm: fx.GraphModule) -> PassResult:
+        """Fuse the pairs of ``gm``."""
+        report = PassReport(self.name)
+        for node in list(gm.graph.nodes):
+            if _pair_of(gm, node) is None:
+                continue
+            home = str(node.target).removesuffix(".basis")
+            coefficient = next(iter(node.users))
+            with gm.graph.inserting_before(coefficient):
+                call = gm.graph.call_module(home, node.args, node.kwargs)
+            call.meta = dict(coefficient.meta)
+            coefficient.replace_all_uses_with(call)
+            gm.graph.erase_node(coefficient)
+            gm.graph.erase_node(node)
+            report.rewritten.append(home)
+        if report.rewritten:
+            gm.recompile()
+        return PassResult(gm, bool(report.rewritten), report)
+
+
+@dataclass(frozen=True)
+class UnfusePairs(Pass):
+    """Make each pair that is one node two again, ``NAME.basis`` and ``NAME.coefficient``: for analysis."""
+
+    name: ClassVar[str] = "unfuse_pairs"
+
+    def call(self, gm: fx.GraphModule) -> PassResult:
+        """Unfuse the pairs of ``gm``."""
+        report = PassReport(self.name)
+        for node in list(gm.graph.nodes):
+            if node.op != "call_module":
+                continue
+            home = str(node.target)
+            pair = gm.get_submodule(home)
+            if not isinstance(pair, Pair):
+                continue
+            with gm.graph.inserting_before(node):
+                basis = gm.graph.call_module(f"{home}.basis", node.args, node.kwargs)
+                coefficient = gm.graph.call_module(f"{home}.coefficient", (basis,))
+            basis.meta, coefficient.meta = dict(node.meta), dict(node.meta)
+            value = node.meta.get("val")
+            if isinstance(value, Tensor):
+                shape = list(value.shape)
+                shape[-1 - pair.geometry.dims] = pair.rank * pair.groups
+                basis.meta["val"] = value.new_empty(shape)
+            node.replace_all_uses_with(coefficient)
+            gm.graph.erase_node(node)
+            report.rewritten.append(home)
+        if report.rewritten:
+            gm.recompile()
+        return PassResult(gm, bool(report.rewritten), report)

@@ -1,0 +1,313 @@
+"""Replaces layers by compressed-aware pairs: NAME becomes NAME.basis followed by NAME.coefficient."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+from torch import Tensor, fx, nn
+
+from edp_fx.errors import PassError
+from edp_fx.frontend.effective import Site, find_sites
+from edp_fx.frontend.normal_form import remove_dead_code
+from edp_fx.frontend.shapes import ShapeMode, shapes_only
+from edp_fx.geometry import FUNCTIONS, Geometry, plain_kind
+from edp_fx.inputs import COMPUTE_LAYERS, eval_mode
+from edp_fx.pairs import Pair
+from edp_fx.passes.base import Pass, PassReport, PassResult
+
+KINDS = tuple(FUNCTIONS.values())
+
+
+@dataclass(frozen=True)
+class InsertPairs(Pass):
+    """Decompose every eligible convolution and linear layer, leaving the function as it is.
+
+    Attributes:
+        layers: name patterns (``*`` and ``?``) of the layers to take.
+        exclude: name patterns of layers to leave.
+        types: kinds to take: linear, conv1d … conv3d, conv_transpose1d … conv_transpose3d.
+        leave_first: leave the first layer of the network as it is.
+        leave_last: leave the last one.
+        start: "spectral", singular vectors of the weight, or "identity", for training from scratch.
+        rank: basis filters a group at the start: a number, or a fraction of the full rank; None is the full rank.
+        energy: instead of a rank, the share (0..1] of the squared singular values to keep in each layer.
+    """
+
+    name: ClassVar[str] = "insert"
+
+    layers: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    types: tuple[str, ...] = KINDS
+    leave_first: bool = False
+    leave_last: bool = False
+    start: str = "spectral"
+    rank: int | float | None = None
+    energy: float | None = None
+
+    def requires(self, gm: fx.GraphModule) -> None:
+        """Options make sense, and the graph has shapes.
+
+        Raises:
+            PassError: an option or the graph is not fit.
+        """
+        unknown = set(self.types) - set(KINDS)
+        if unknown:
+            raise PassError(f"insert: unknown layer type {sorted(unknown)[0]!r}; choose from {', '.join(KINDS)}")
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise PassError(f"insert: energy {self.energy!r} is not within 0..1")
+        if self.start not in ("spectral", "identity"):
+            raise PassError(f"insert: start {self.start!r} is not known; choose 'spectral' or 'identity'")
+        if any("val" not in node.meta for node in gm.graph.nodes):
+            raise PassError("insert: the graph has no shapes; trace it with edp_fx.trace or run propagate first")
+
+    def call(self, gm: fx.GraphModule) -> PassResult:
+        """Insert the pairs into ``gm``."""
+        began = time.perf_counter()
+        report = PassReport(self.name)
+        sites = [site for site in find_sites(gm) if self._wanted(site, report)]
+        if self.leave_first and sites:
+            self._leave(sites, sites[0].name, "the first layer, left by option", report)
+        if self.leave_last and sites:
+            self._leave(sites, sites[-1].name, "the last layer, left by option", report)
+        sites = self._without_foreign_ties(gm, sites, report)
+        before = {name for site in sites for name in site.reads}
+        pairs: dict[tuple[int, Geometry], Pair] = {}
+        homes: dict[str, Pair] = {}
+        owners = _owners(gm)
+        for site in sites:
+            home = site.home
+            if home in homes:
+                pair = homes[home]
+            else:
+                pair = self._pair(site, pairs)
+                homes[home] = pair
+                report.rewritten.append(site.name)
+                if site.module is not None:
+                    _replace(owners, site.module, pair)
+                _place(gm, home, pair)
+            site.rewrite(gm, home, pair)
+        self._inside_opaque(gm, report)
+        remove_dead_code(gm.graph)
+        _drop_orphans(gm, before)
+        gm.recompile()
+        report.facts.update(
+            layers=len(report.rewritten),
+            refused=len(report.refused),
+            seconds=round(time.perf_counter() - began, 3),
+        )
+        return PassResult(gm, bool(report.rewritten), report)
+
+    def ensures(self, result: PassResult) -> None:
+        """Every rewritten layer is a pair, and the graph shows its two halves unless it is inside a leaf.
+
+        Raises:
+            PassError: naming the layer of which that does not hold.
+        """
+        gm = result.graph_module
+        for name in result.report.rewritten:
+            if not any(isinstance(_module(gm, one), Pair) for one in (name, f"{name}_pair")):
+                raise PassError(f"insert: layer {name!r} did not become a pair")
+
+    # Choice ----------------------------------------------------------------------------------------------------
+
+    def _wanted(self, site: Site, report: PassReport) -> bool:
+        reason = site.refusal or self._refusal(site.name, site.geometry, site.weight)
+        if reason is not None:
+            report.refuse(site.name, reason)
+        return reason is None
+
+    def _refusal(self, name: str, geometry: Geometry | None, weight: Tensor | None) -> str | None:
+        if geometry is None or weight is None:
+            return "its geometry is not known"
+        if not any(fnmatchcase(name, pattern) for pattern in self.layers):
+            return "not among the layers asked for"
+        if any(fnmatchcase(name, pattern) for pattern in self.exclude):
+            return "excluded by option"
+        if geometry.kind not in self.types:
+            return f"its type {geometry.kind} was not asked for"
+        if not weight.is_floating_point():
+            return f"its weight is {weight.dtype}"
+        _, n, m = geometry.matrices(weight).shape
+        kernel = int(weight[0, 0].numel())
+        if geometry.groups > 1 and m == kernel:
+            return "depthwise: one input channel a group"
+        if n * m <= n + m:
+            return f"no rank saves anything: the weight of a group is {n} x {m}"
+        return None
+
+    def _leave(self, sites: list[Site], name: str, reason: str, report: PassReport) -> None:
+        sites[:] = [site for site in sites if site.name != name]
+        report.refuse(name, reason)
+
+    def _without_foreign_ties(self, gm: fx.GraphModule, sites: list[Site], report: PassReport) -> list[Site]:
+        """Leave out sites whose weight something else reads too: it would no longer be tied."""
+        nodes = {site.node for site in sites}
+        targets = {id(site.module) for site in sites if site.module is not None}
+        readers: dict[int, str] = {}
+        for node in gm.graph.nodes:
+            if node in nodes:
+                continue
+            if node.op == "call_module":
+                module = _module(gm, str(node.target))
+                if module is None or id(module) in targets:
+                    continue
+                readers.update({id(p): node.name for p in module.parameters()})
+            elif node.op == "get_attr" and not set(node.users) <= nodes | _constant_users(nodes):
+                readers[id(_attribute(gm, str(node.target)))] = node.name
+        kept = []
+        for site in sites:
+            tied = readers.get(id(site.weight))
+            if tied is None:
+                kept.append(site)
+            else:
+                report.refuse(site.name, f"its weight is also used by {tied}")
+        return kept
+
+    # Making ----------------------------------------------------------------------------------------------------
+
+    def _pair(self, site: Site, pairs: dict[tuple[int, Geometry], Pair]) -> Pair:
+        weight, geometry = site.weight, site.geometry
+        assert weight is not None and geometry is not None
+        key = (id(weight), geometry)
+        known = pairs.get(key)
+        if known is None:
+            pair = Pair.from_weight(geometry, weight, site.bias, self.start, self.rank, self.energy)
+            pairs[key] = pair
+        else:  # tied weights stay tied
+            basis, mixing = known.basis, known.coefficient
+            pair = Pair(
+                geometry.layer(basis.weight, None),  # type: ignore[arg-type]
+                geometry.pointwise().layer(mixing.weight, site.bias),  # type: ignore[arg-type]
+            )
+        return pair.train(site.training)
+
+    def _inside_opaque(self, gm: fx.GraphModule, report: PassReport) -> None:
+        for node in list(gm.graph.nodes):
+            if node.op != "call_module":
+                continue
+            leaf = _module(gm, str(node.target))
+            if leaf is None or isinstance(leaf, COMPUTE_LAYERS) or isinstance(leaf, Pair):
+                continue
+            for path, layer in list(leaf.named_modules()):
+                if not path or not isinstance(layer, COMPUTE_LAYERS):
+                    continue
+                name = f"{node.target}.{path}"
+                reason = None
+                if plain_kind(layer) is None:
+                    reason = f"{type(layer).__name__} inside an opaque module computes its weight or padding itself"
+                else:
+                    reason = self._refusal(name, Geometry.of(layer), layer.weight)  # type: ignore[arg-type]
+                if reason is None:
+                    pair = Pair.from_layer(layer, self.start, self.rank, self.energy)
+                    reason = _swap(gm, node, leaf, path, pair)
+                if reason is None:
+                    report.rewritten.append(name)
+                else:
+                    report.refuse(name, reason)
+
+
+def _swap(gm: fx.GraphModule, node: fx.Node, leaf: nn.Module, path: str, pair: Pair) -> str | None:
+    """Put a pair into an opaque leaf; the reason when the leaf's code does not run with it."""
+    owner, _, name = path.rpartition(".")
+    parent = leaf.get_submodule(owner)
+    old = parent._modules[name]
+    parent._modules[name] = pair
+    tensors = [n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
+    mode = ShapeMode(tensors[0].device) if tensors else None
+    if mode is None:
+        return None
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    try:
+        with eval_mode(leaf), shapes_only(mode):
+            leaf(*mode.lower(tuple(args)), **{k: mode.lower(v) for k, v in kwargs.items()})
+    except Exception as error:
+        parent._modules[name] = old
+        return f"the opaque module around it does not run with a pair: {type(error).__name__}: {error}"
+    return None
+
+
+def _module(gm: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return gm.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _attribute(gm: nn.Module, name: str) -> Any:
+    value: Any = gm
+    for atom in name.split("."):
+        value = getattr(value, atom)
+    return value
+
+
+def _constant_users(nodes: set[fx.Node]) -> set[fx.Node]:
+    """Nodes on the way from parameters to the weights of the sites: they go with the sites."""
+    found: set[fx.Node] = set()
+    pending = [one for node in nodes for one in node.all_input_nodes]
+    while pending:
+        node = pending.pop()
+        if node not in found and node.users.keys() <= nodes | found and node.op in ("call_function", "call_method"):
+            found.add(node)
+            pending += node.all_input_nodes
+    return found
+
+
+def _owners(gm: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    for parent in gm.modules():
+        for name, child in parent._modules.items():
+            if child is not None:
+                owners.setdefault(id(child), []).append((parent, name))
+    return owners
+
+
+def _replace(owners: dict[int, list[tuple[nn.Module, str]]], old: nn.Module, new: nn.Module) -> None:
+    for parent, name in owners.get(id(old), []):
+        parent._modules[name] = new
+
+
+def _place(gm: nn.Module, path: str, module: nn.Module) -> None:
+    parent: nn.Module = gm
+    *atoms, leaf = path.split(".")
+    for atom in atoms:
+        child = parent._modules.get(atom)
+        if child is None:
+            child = parent._modules[atom] = nn.Module()
+        parent = child
+    parent._modules[leaf] = module
+
+
+def _drop_orphans(gm: fx.GraphModule, names: set[str]) -> None:
+    """Remove parameters that only the replaced layers read."""
+    read = {str(node.target) for node in gm.graph.nodes if node.op == "get_attr"}
+    called = [str(node.target) for node in gm.graph.nodes if node.op == "call_module"]
+    for name in names - read:
+        path, _, leaf = name.rpartition(".")
+        owner = _module(gm, path)
+        if owner is None or any(path == one or path.startswith(f"{one}.") for one in called):
+            continue
+        owner._parameters.pop(leaf, None)
+        owner._buffers.pop(leaf, None)
+
+
+def insert(gm: fx.GraphModule, **options: Any) -> fx.GraphModule:
+    """Insert compressed-aware pairs into a traced graph; the options are the fields of :class:`InsertPairs`.
+
+    The report is appended to ``gm.meta["edp_fx.reports"]``.
+
+    Raises:
+        PassError: an unknown option or value.
+    """
+    known = InsertPairs.__dataclass_fields__
+    for option in options:
+        if option not in known:
+            raise PassError(f"insert: unknown option {option!r}; choose from {', '.join(known)}")
+    for option in ("layers", "exclude", "types"):
+        if isinstance(options.get(option), str):
+            options[option] = (options[option],)
+    result = InsertPairs(**options)(gm)
+    result.graph_module.meta.setdefault("edp_fx.reports", []).append(result.report)
+    return result.graph_module
