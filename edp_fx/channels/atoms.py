@@ -38,6 +38,15 @@ class Mark:
 
 
 @dataclass(frozen=True, eq=False)
+class Grid:
+    """A tensor labelled jointly over several axes; indices of the ``fixed`` axes must all stay."""
+
+    where: Where
+    atoms: np.ndarray
+    fixed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Mix:
     """An operation that mixes the labelled indices of ``axis`` of its first operand, so that their number matters."""
 
@@ -65,7 +74,7 @@ class Ledger:
     inexact: list[Mark] = field(default_factory=list)
     mixes: list[Mix] = field(default_factory=list)
     unzeroed: list[Mark] = field(default_factory=list)
-    grids: list[tuple[Where, np.ndarray]] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
     sites: list[Site] = field(default_factory=list)
     unknown_ops: dict[str, Where] = field(default_factory=dict)
 

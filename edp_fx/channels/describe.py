@@ -24,8 +24,8 @@ def summary(graph: ChannelGraph) -> dict[str, Any]:
     channels = prunable = exact = 0
     frozen: Counter[str] = Counter()
     for group in graph.groups:
-        if group.kind == "head" and group.view == 1:
-            continue  # the same channels as in the first view
+        if group.kind == "rank" or (group.kind == "head" and group.view == 1):
+            continue  # no channels of the network; the same channels as in the first view
         made = sum(int((member.owner >= 0).sum()) for member in group.members if member.role == "producer")
         if group.is_output:
             continue

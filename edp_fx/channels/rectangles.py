@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edp_fx.channels.atoms import Ledger, Where
+from edp_fx.channels.atoms import Grid, Ledger
 from edp_fx.channels.labels import FROZEN
 
 
@@ -26,17 +26,16 @@ def rectangularise(ledger: Ledger) -> np.ndarray:
         frozen[component[FROZEN]] = True
         touched: set[int] = set()
         waiting = []
-        for where, grid in pending:
-            roots = component[grid]
+        for grid in pending:
+            roots = component[grid.atoms]
             seen = set(np.unique(roots).tolist())
             if touched & seen:
-                waiting.append((where, grid))
+                waiting.append(grid)
                 continue
-            free = _choose(roots, frozen)
+            free = _choose(roots, frozen, grid.fixed)
             if free is None:
                 continue
-            reference = _collapse(grid, free)
-            ledger.tie(where, grid, reference)
+            ledger.tie(grid.where, grid.atoms, _collapse(grid.atoms, free))
             touched |= seen
         if not touched and not waiting:
             break
@@ -45,15 +44,18 @@ def rectangularise(ledger: Ledger) -> np.ndarray:
     return component
 
 
-def _distinct(ledger: Ledger) -> list[tuple[Where, np.ndarray]]:
+def _distinct(ledger: Ledger) -> list[Grid]:
+    """Grids that differ by more than axes of size 1; those with fixed axes come first."""
     seen: set[bytes] = set()
     distinct = []
-    for where, atoms in ledger.grids:
-        grid = np.squeeze(atoms)
-        key = repr(grid.shape).encode() + grid.tobytes()
+    for grid in sorted(ledger.grids, key=lambda one: not one.fixed):
+        real = [axis for axis, size in enumerate(grid.atoms.shape) if size > 1]
+        atoms = np.squeeze(grid.atoms)
+        fixed = tuple(real.index(axis) for axis in grid.fixed)
+        key = repr((atoms.shape, fixed)).encode() + atoms.tobytes()
         if key not in seen:
             seen.add(key)
-            distinct.append((where, grid))
+            distinct.append(Grid(grid.where, atoms, fixed))
     return distinct
 
 
@@ -67,13 +69,14 @@ def _collapse(grid: np.ndarray, free: int) -> np.ndarray:
     return grid[index]
 
 
-def _choose(roots: np.ndarray, frozen: np.ndarray) -> int | None:
-    """The axis to leave free, or None where the labels vary along one axis at most."""
+def _choose(roots: np.ndarray, frozen: np.ndarray, fixed: tuple[int, ...]) -> int | None:
+    """The axis to leave free, or None where the labels vary along one free axis at most."""
     varying = [axis for axis in range(roots.ndim) if _varies(roots, axis)]
-    if len(varying) <= 1:
+    free = [axis for axis in varying if axis not in fixed]
+    if len(varying) <= 1 and free == varying:
         return None
-    best, best_count = varying[-1], -1
-    for axis in reversed(varying):
+    best, best_count = next(axis for axis in reversed(range(roots.ndim)) if axis not in fixed), -1
+    for axis in reversed(free):
         slices = np.moveaxis(roots, axis, 0).reshape(roots.shape[axis], -1)
         alive = slices[~frozen[slices].any(axis=1)]
         count = len({root for root in alive[:, 0].tolist()})

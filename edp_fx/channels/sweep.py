@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from edp_fx.channels.atoms import Ledger, Where
+from edp_fx.channels.atoms import Grid, Ledger, Where
 from edp_fx.channels.labels import Factor, Labels, drop_trivial, repeats_along, vector
 from edp_fx.errors import AnalysisError
 
@@ -52,10 +52,12 @@ class Sweep(TorchDispatchMode):
         self._labels[tensor] = kept
         for factor in kept:
             if len(factor.axes) > 1:
-                self.ledger.grids.append((self.where, factor.atoms))
+                self.ledger.grids.append(Grid(self.where, factor.atoms))
 
     def birth(self, name: str, meta: Tensor) -> None:
-        """Fresh atoms for every axis of a parameter or buffer."""
+        """Fresh atoms for every axis of a parameter or buffer. Integers are indices, not channels: none for them."""
+        if not meta.is_floating_point():
+            return
         axes = {axis: self.ledger.born(size) for axis, size in enumerate(meta.shape) if size > 1}
         self.parameters[name] = axes
         self._labels[meta] = tuple(Factor(vector(atoms, axis, meta.ndim)) for axis, atoms in axes.items())

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edp_fx.channels.atoms import Grid
 from edp_fx.channels.labels import FROZEN, WILDCARD, Factor, compress, on_axis, vector
 
 if TYPE_CHECKING:
@@ -82,7 +83,10 @@ def expand(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None
 
 
 def along_axis(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """select, slice, unbind, split: the same on the labels, where the axis is labelled."""
+    """select, slice, unbind, split: the same on the labels, where the axis is labelled.
+
+    What unbind and select take apart must all stay.
+    """
     source = args[0]
     axis = _axis_argument(func, args, kwargs) % source.ndim
     outs = list(out) if isinstance(out, (tuple, list)) else [out]
@@ -90,9 +94,14 @@ def along_axis(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> Non
     per_out: list[list[Factor]] = [[] for _ in outs]
     for factor in sweep.labels(source):
         if factor.atoms.shape[axis] > 1:
-            moved = _call(func, (torch.from_numpy(np.ascontiguousarray(factor.atoms)), *args[1:]), kwargs)
+            moved = _call(func, (torch.from_numpy(factor.atoms.copy()), *args[1:]), kwargs)
             parts = list(moved) if isinstance(moved, (tuple, list)) else [moved]
             arrays = [part.numpy() for part in parts]
+            if drops and len(factor.axes) > 1:
+                sweep.ledger.grids.append(Grid(sweep.where, factor.atoms, (axis,)))
+            elif drops:
+                for array in arrays:
+                    sweep.freeze(array, "selected by its number")
         else:
             arrays = [factor.atoms.squeeze(axis) if drops else factor.atoms] * len(outs)
         for into, array in zip(per_out, arrays):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,7 @@ def batch_norm(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> Non
     vectors = [one for one in args[1:5] if isinstance(one, Tensor)]
     training = [one for one in args[5:] if isinstance(one, bool)]
     if training and training[0]:
-        _mix(sweep, x, [axis for axis in range(x.ndim) if axis != 1], "batch statistics over removed indices")
+        _mix(sweep, sweep.labels(x), [axis for axis in range(x.ndim) if axis != 1], "batch statistics over removed indices")
     channel = on_axis(sweep.labels(x), 1)
     factors: Labels = sweep.labels(x)
     if channel is not None:
@@ -49,10 +50,10 @@ def _affine(sweep: Sweep, channel: Factor | None, vectors: list[Tensor], zero: b
     return Factor(channel.atoms, zero) if channel is not None and channel.axes else None
 
 
-def _mix(sweep: Sweep, x: Tensor, axes: list[int], reason: str) -> Labels:
+def _mix(sweep: Sweep, labels: Iterable[Factor], axes: list[int], reason: str) -> Labels:
     """Mark labels along ``axes`` inexact; a joint factor first chooses a side. Returns the factors afterwards."""
     kept = []
-    for factor in sweep.labels(x):
+    for factor in labels:
         if any(axis in axes for axis in factor.axes):
             factor = sweep.split_joint(factor, axes)
             inside = [axis for axis in factor.axes if axis in axes]
@@ -71,7 +72,7 @@ def layer_norm(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> Non
     first = x.ndim - len(shape)
     axes = list(range(first, x.ndim))
     factors = []
-    for factor in _mix(sweep, x, axes, "layer norm takes its mean over these channels"):
+    for factor in _mix(sweep, sweep.labels(x), axes, "layer norm takes its mean over these channels"):
         inside = [axis for axis in factor.axes if axis in axes]
         if not inside:
             factors.append(Factor(factor.atoms, False))
@@ -113,7 +114,9 @@ def softmax(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> Non
     """Softmax and cumulative sums along one axis: labels on it stay, and what was 0 no longer is."""
     x = args[0]
     axis = (args[1] if len(args) > 1 else kwargs["dim"]) % x.ndim
-    factors = _mix(sweep, x, [axis], "softmax over these channels")
+    # Branches weighed against each other, jointly labelled with their channels, are not what is to be pruned.
+    joint = [sweep.collapse(one, [axis]) if len(one.axes) > 1 else one for one in sweep.labels(x)]
+    factors = _mix(sweep, joint, [axis], "softmax over these channels")
     sweep.set(out, [Factor(one.atoms, False) for one in factors])
 
 

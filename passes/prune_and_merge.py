@@ -1,0 +1,65 @@
+"""Pruning & Merging (EDP, IEEE TNNLS 2021): remove what is exactly zero, merge what is cheaper as one layer."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from edp_fx.channels import ChannelGraph, analyze
+from edp_fx.frontend import propagate
+from edp_fx.inputs import normalize
+from edp_fx.passes.align import Align, align_keep
+from edp_fx.passes.base import PassReport, PassResult
+from edp_fx.passes.dead import dead_elements
+from edp_fx.passes.fuse import UnfusePairs
+from edp_fx.passes.merge import Chooser, MergePairs, by_weights
+from edp_fx.passes.prune import Prune
+
+
+def prune_and_merge(
+    gm: fx.GraphModule,
+    example_inputs: Any,
+    *,
+    cost: str | Chooser = "macs",
+    align: int = 1,
+    allow_inexact: bool = False,
+) -> fx.GraphModule:
+    """A small, plain network that computes what ``gm`` computes.
+
+    Args:
+        gm: a graph with pairs, explicit or fused. It is left as it is.
+        example_inputs: a tensor or a tuple; only shapes are read.
+        cost: ``"macs"`` or ``"params"``, or a function (pair name, pair) -> True where the pair is to stay two layers,
+            such as a :class:`edp_fx.latency_table.LatencyTable`.
+        align: keep a multiple of so many channels and ranks: dead ones are kept to fill up.
+        allow_inexact: also remove dead channels of inexact groups (a layer norm's mean changes).
+
+    Returns:
+        A graph module; ``meta["edp_fx.reports"]`` has what was done, with ``facts["kept"]`` per parameter and axis.
+
+    Raises:
+        AnalysisError, PassError: naming the node.
+    """
+    inputs = normalize(example_inputs)
+    result = copy.deepcopy(gm)
+    UnfusePairs()(result)
+    graph = analyze(result, inputs)
+    keep = dead_elements(result, graph, allow_inexact)
+    if align > 1:
+        keep = align_keep(graph, keep, Align(align))
+    reports = prune_merge_(result, graph, keep, by_weights if isinstance(cost, str) else cost)
+    propagate(result, inputs)
+    result.meta["edp_fx.reports"] = [*gm.meta.get("edp_fx.reports", []), *reports]
+    return result
+
+
+def prune_merge_(
+    gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], keep_pair: Chooser = by_weights
+) -> list[PassReport]:
+    """Remove, in place, what ``keep`` leaves out of a graph with explicit pairs, and merge."""
+    pruned: PassResult = Prune(graph, keep)(gm)
+    merged = MergePairs(keep_pair)(gm)
+    return [pruned.report, merged.report]
