@@ -56,6 +56,11 @@ class CostModel:
         self._touched = self._terms_by_group()
         self.dense = self.total({})
 
+    @property
+    def terms(self) -> tuple[list[CostSite], list[_PairCost], float]:
+        """Terms outside pairs, pairs, and the factor of their sum: for evaluation in bulk."""
+        return self._plain, self._pairs, self._scale
+
     def total(self, keep: Keep) -> float:
         """Cost under ``keep``, every pair at the cheaper of its two forms."""
         cost = sum(term.macs(keep) for term in self._plain)

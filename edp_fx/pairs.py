@@ -165,11 +165,25 @@ class Pair(nn.Sequential):
         assert bias is None or isinstance(bias, Tensor)
         return bias
 
+    def _cheaper_apart(self, input: Tensor) -> bool:
+        """Whether two layers are less work for this input than the product C·B and one layer.
+
+        The product costs rank · n · m however few positions use it: for small images or batches it is the dearer.
+        """
+        n, m = self.shape
+        weight = self.basis.weight
+        assert isinstance(weight, Tensor)
+        inputs = weight.shape[0] if getattr(self.basis, "transposed", False) else weight.shape[1] * self.groups
+        positions = input.numel() // max(int(inputs), 1)
+        for stride in getattr(self.basis, "stride", ()):
+            positions = positions // stride
+        product = self.groups * self.rank * n * m
+        return positions * self.pair_cost() <= positions * self.source_cost() + product
+
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Run the pair as one layer; (N, C, …) for convolutions, (…, C) for linear layers."""
         basis = self.basis
-        if output_size is None and 2 * self.pair_cost() <= self.source_cost():
-            # Half the work as two layers, and their extra activation is small.
+        if output_size is None and self._cheaper_apart(input):
             return self.coefficient(basis(input))
         weight, bias = self.effective_weight(), self.bias
         if isinstance(basis, nn.Linear):

@@ -1,0 +1,88 @@
+"""The table a person reads at the end of ``edp-fx compress``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+
+def comparison_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(what, dense, compressed, compressed / dense) as text; a dash where a figure is missing."""
+    dense, small = report["dense"], report["compressed"]
+    rows = []
+    for key, label, show in (
+        ("macs", "MACs", _count),
+        ("params", "parameters", _count),
+        ("file_bytes", "weights file", _bytes),
+        ("accuracy", "test accuracy", _share),
+        ("latency_ms", "onnxruntime latency, batch 1", _milliseconds),
+        ("engine_bytes", "engine", _bytes),
+    ):
+        a, b = dense.get(key), small.get(key)
+        if a is None and b is None:
+            continue
+        if key == "accuracy":
+            change = f"{100 * (b - a):+.2f} points" if a is not None and b is not None else "-"
+        else:
+            change = f"{b / a:.3f}" if a and b is not None else "-"
+        rows.append((label, _or_dash(a, show), _or_dash(b, show), change))
+    return rows
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """The lines below the table: what pruning and merging changed, the files, what was refused and why."""
+    lines = [
+        f"pruning and merging changed the outputs by at most {report['prune_merge']['max_rel_diff']:.1e} (relative)",
+        f"onnx: {report['onnx']['path']}, at most {report['onnx']['max_abs_diff']:.1e} from torch",
+    ]
+    engine = report.get("engine")
+    if engine:
+        lines.append(f"engine: {engine['path']} ({_bytes(engine['bytes'])}) by {engine['builder']}")
+    reasons = Counter(entry["reason"] for entry in report["refused"])
+    first: dict[str, str] = {}
+    for entry in report["refused"]:
+        first.setdefault(entry["reason"], entry["node"])
+    for reason, count in reasons.most_common():
+        more = f" and {count - 1} more" if count > 1 else ""
+        lines.append(f"left alone: {first[reason]}{more}: {reason}")
+    if not reasons:
+        lines.append("nothing was refused")
+    return lines
+
+
+def print_report(report: Mapping[str, Any], console: Any) -> None:
+    """The comparison and the notes on ``console`` (rich)."""
+    from rich.table import Table
+
+    table = Table(title=f"{report['model']} on {report['data']['name']}, {report['epochs']} epochs")
+    for column, side in (("", "left"), ("dense", "right"), ("compressed", "right"), ("ratio", "right")):
+        table.add_column(column, justify=side)
+    for row in comparison_rows(report):
+        table.add_row(*row)
+    console.print(table)
+    for line in notes(report):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _or_dash(value: Any, show: Any) -> str:
+    return "-" if value is None else show(value)
+
+
+def _count(value: float) -> str:
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.2f} {unit}"
+    return f"{value:.0f}"
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3f} ms"

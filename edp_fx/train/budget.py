@@ -1,0 +1,65 @@
+"""What the user asks for: a share, or an amount, of the dense network's cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from edp_fx.errors import BudgetError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Exactly one of MACs, parameters or latency: a share of the dense network in (0, 1], or an amount
+    above 1.
+
+    Args:
+        macs: multiply-accumulates of one sample.
+        params: weights and biases.
+        latency: milliseconds on the runtime of the cost model.
+
+    Raises:
+        BudgetError: none or several are given, or the value is not a positive finite number.
+    """
+
+    macs: float | None = None
+    params: float | None = None
+    latency: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("macs", "params", "latency") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise BudgetError(f"give exactly one budget of macs, params or latency, not {len(given)}")
+        if not (math.isfinite(self.value) and self.value > 0):
+            raise BudgetError(
+                f"budget {given[0]}={self.value:g}: give a share in (0, 1] or an absolute amount above 1"
+            )
+
+    @property
+    def metric(self) -> str:
+        """``macs``, ``params`` or ``latency``."""
+        return "macs" if self.macs is not None else "params" if self.params is not None else "latency"
+
+    @property
+    def value(self) -> float:
+        """The number given."""
+        for number in (self.macs, self.params, self.latency):
+            if number is not None:
+                return float(number)
+        return math.nan
+
+    def target(self, dense: float) -> float:
+        """The amount that must not be exceeded, for a dense network that costs ``dense``."""
+        return self.value * dense if self.value <= 1 else min(self.value, dense)
+
+
+def check_reachable(budget: Budget, dense: float, least: float) -> None:
+    """Raise :class:`BudgetError`, naming the least that can be, where even the smallest network costs
+    more."""
+    target = budget.target(dense)
+    if least > target:
+        share = math.ceil(1e4 * least / dense) / 1e4
+        raise BudgetError(
+            f"budget {budget.metric}={budget.value:g} cannot be reached: the least that can is {share:g} of the "
+            f"dense network ({least:.6g} of {dense:.6g}); layers that may not be pruned cost the rest"
+        )

@@ -1,0 +1,431 @@
+"""The part that goes into a training loop: one run that ends at the budget."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, fx
+from torch.optim import Optimizer
+
+from edp_fx.channels import analyze
+from edp_fx.cost import CostModel
+from edp_fx.errors import BudgetError, CheckpointError
+from edp_fx.inputs import normalize
+from edp_fx.train.budget import Budget, check_reachable
+from edp_fx.train.elements import Elements, Keep
+from edp_fx.train.gains import coefficient_gains
+from edp_fx.train.importance import Context, Importance, make_importance
+from edp_fx.train.optimizer import carry_state
+from edp_fx.train.prices import Prices
+from edp_fx.train.proximal import Proximal, Strength, balance
+from edp_fx.train.record import changes, layer_shapes, refusals
+from edp_fx.train.schedule import Schedule
+from edp_fx.train.selection import Flags, Selector
+from edp_fx.train.structure import Modes, fuse, outputs, relative_difference, reshape, unfuse
+
+POLICIES = ("budget", "lambda")
+NEVER = -1
+BALANCE_EVERY = 100
+
+
+class Compressor:
+    """Decides, fades, removes and merges while the network trains.
+
+    Three lines in any loop: make it, call :meth:`step` after every ``optimizer.step()``, call :meth:`finish`
+    after the last. The graph module is changed in place, so the loop goes on using it.
+
+    Args:
+        gm: a traced network with pairs inserted (:func:`edp_fx.insert`).
+        example_inputs: a tensor or tuple of tensors the network takes.
+        budget: what the result may cost; needed by the policy ``budget``.
+        optimizer: any torch optimiser over ``gm``'s parameters; its state follows the weights.
+        total_steps: optimiser steps of the whole run. 0: all is decided in :meth:`finish`.
+        policy: ``budget`` hits the budget on a cubic schedule; ``lambda`` applies fixed strengths and removes
+            what became zero.
+        importance: ``taylor``, ``norm``, ``singular`` or an :class:`~edp_fx.train.importance.Importance`.
+        schedule: when to decide; the default one of ``total_steps`` where None.
+        floor: share of every group that stays in any case; lowered as far as the budget needs.
+        kinds: kinds of groups that may lose elements.
+        allow_inexact: also prune groups whose removal changes the function otherwise.
+        strength: λ of the policy ``lambda``.
+
+    Raises:
+        BudgetError: the budget cannot be reached (says the least that can).
+    """
+
+    def __init__(
+        self,
+        gm: fx.GraphModule,
+        example_inputs: Any,
+        *,
+        budget: Budget | None = None,
+        optimizer: Optimizer | None = None,
+        total_steps: int = 0,
+        policy: str = "budget",
+        importance: str | Importance = "taylor",
+        schedule: Schedule | None = None,
+        floor: float = 0.15,
+        kinds: Sequence[str] = ("rank", "channel", "head"),
+        allow_inexact: bool = False,
+        strength: Strength | None = None,
+    ) -> None:
+        if policy not in POLICIES:
+            raise BudgetError(f"policy {policy!r}: unknown; take one of {', '.join(POLICIES)}")
+        if policy == "budget" and budget is None:
+            raise BudgetError("the policy 'budget' needs a budget, for example Budget(macs=0.4)")
+        self.gm = gm
+        self.example_inputs = normalize(example_inputs)
+        self.budget = budget
+        self.policy = policy
+        self.optimizer = optimizer
+        self.importance = make_importance(importance)
+        self.schedule = schedule or Schedule(total_steps)
+        self.kinds = tuple(kinds)
+        self.allow_inexact = allow_inexact
+        self.strength = strength or Strength()
+        self.count = 0
+        self.events: list[dict[str, Any]] = []
+        self.max_rel_diff = 0.0
+        self._history: list[dict[str, Any]] = []
+        self._followers: list[fx.GraphModule] = []
+        self._compact = False
+        self._finished = False
+
+        self.gm = unfuse(self.gm)
+        self._survey()
+        self.refused = refusals(self.gm, self.graph, self.kinds, allow_inexact)
+        self._shapes = layer_shapes(self.gm)
+        self.born = np.full(self.elements.n, NEVER, dtype=np.int64)
+        self.floors = np.maximum(1, np.ceil(floor * self.elements.sizes)).astype(np.int64)
+        self.dense = float(self.cost.dense)
+        self.target = budget.target(self.dense) if budget else 0.0
+        if budget is not None:
+            self._check_floors(budget)
+        self._now = float(self.cost.total({}))
+        self.gm = fuse(self.gm)
+        self._bind()
+        if optimizer is not None:
+            optimizer.register_step_pre_hook(self._before_optimizer_step)
+
+    # -- what the network looks like now ------------------------------------------------------------------
+
+    def _survey(self) -> None:
+        """Analyse the explicit graph: groups, costs, the flat index."""
+        self.graph = analyze(self.gm, self.example_inputs)
+        self.cost = CostModel(self.gm, self.graph, metric=self.metric)
+        self.elements = Elements(
+            [
+                group
+                for group in self.graph.groups
+                if group.prunable and group.kind in self.kinds and (group.exact or self.allow_inexact)
+            ],
+            dict(self.gm.named_parameters()),
+        )
+        self.prices = Prices(self.cost, self.elements)
+
+    def _bind(self) -> None:
+        self._parameters = dict(self.gm.named_parameters())
+        self._proximal = Proximal(self.elements, self.strength) if self.policy == "lambda" else None
+        self._touched: list[Any] = []
+        self._mark_touched()
+
+    def _check_floors(self, budget: Budget) -> None:
+        """Lower the floors where the budget needs it; refuse what even floors of one cannot reach."""
+        while self._selector().least() > self.target and self.floors.max(initial=1) > 1:
+            self.floors = np.maximum(1, self.floors // 2)
+        check_reachable(budget, self.dense, self._selector().least())
+
+    def _selector(self) -> Selector:
+        return Selector(self.elements, self.prices, self.floors)
+
+    def _context(self) -> Context:
+        gains = coefficient_gains(self.gm)
+        return Context(self.elements, self._parameters, gains)
+
+    @property
+    def metric(self) -> str:
+        """What is counted: ``macs``, ``params`` or ``latency``."""
+        return self.budget.metric if self.budget else "macs"
+
+    @property
+    def now(self) -> float:
+        """Cost of the network without what is already exactly zero, in the budget's unit."""
+        return self._now
+
+    @property
+    def macs(self) -> float:
+        """The same as a share of the dense network's cost."""
+        return self._now / self.dense
+
+    @property
+    def done(self) -> bool:
+        """Whether the network has reached its final shape; what follows is plain training."""
+        return self._compact
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Outputs, inputs and rank of every layer at the start and now."""
+        return changes(self._shapes, layer_shapes(self.gm))
+
+    def follow(self, module: fx.GraphModule) -> None:
+        """Let a copy of the network, such as an EMA's, change shape along with it."""
+        self._followers.append(fuse(module))
+
+    # -- one step -----------------------------------------------------------------------------------------
+
+    def _before_optimizer_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not self._compact and self.policy == "budget" and self.count < self.schedule.last:
+            with torch.no_grad():
+                self.importance.accumulate(Context(self.elements, self._parameters))
+
+    @torch.no_grad()
+    def step(self) -> bool:
+        """To be called after every ``optimizer.step()``.
+
+        Returns:
+            Whether the network changed shape, so that wrappers around it (DDP) must be made anew.
+        """
+        self.count += 1
+        if self._compact:
+            return False
+        if self._proximal is not None:
+            self._shrink_norms(self._proximal)
+        elif self.schedule.decides(self.count):
+            self._decide(final=self.count == self.schedule.last)
+        if self._touched:
+            self._fade()
+        if self.schedule.shrinks_at(self.count):
+            return self._shrink(final=self.policy == "budget" and self.count >= self.schedule.stop)
+        return False
+
+    def _decide(self, *, final: bool, rounds: int = 1) -> None:
+        started = time.perf_counter()
+        alive = self.born == NEVER
+        progress = 1.0 if final else self.schedule.progress(self.count)
+        goal = self.dense + (self.target - self.dense) * progress
+        scores = self._agreed(self.importance.scores(self._context()))
+        left = self._selector().choose(alive, scores, goal, fill=final, rounds=rounds)
+        self.born[alive & ~left] = self.count
+        self.importance.reset()
+        self._mark_touched()
+        self.events.append(
+            {
+                "event": "decision",
+                "step": self.count,
+                "goal": goal / self.dense,
+                "removed": int((alive & ~left).sum()),
+                "left": int(left.sum()),
+                "seconds": round(time.perf_counter() - started, 4),
+            }
+        )
+
+    def _agreed(self, scores: Tensor) -> Any:
+        """The same scores on every rank: those of rank 0."""
+        scores = torch.nan_to_num(scores.detach().float(), nan=0.0, posinf=3e38)
+        if distributed.is_available() and distributed.is_initialized():
+            scores = scores.contiguous()
+            distributed.broadcast(scores, src=0)
+        return scores.double().cpu().numpy()
+
+    def _fade(self) -> None:
+        """Multiply the gates of the doomed by what the schedule leaves of them; the dead stay exactly
+        zero."""
+        age = self.count - self.born
+        gates = np.array([self.schedule.gate(step) for step in range(self.schedule.fade + 1)])
+        now = gates[np.clip(age, 0, self.schedule.fade)]
+        before = gates[np.clip(age - 1, 0, self.schedule.fade)]
+        factor = np.ones(self.elements.n + 1, dtype=np.float32)
+        doomed = self.born != NEVER
+        factor[:-1][doomed] = np.where(before > 0, now / np.maximum(before, 1e-12), 0.0)[doomed]
+        device = next(iter(self._parameters.values())).device
+        on_device = torch.from_numpy(factor).to(device)
+        for site in self._touched:
+            self.elements.scale(site, self._parameters[site.parameter], on_device)
+        if bool((doomed & (age == self.schedule.fade)).any()):
+            self._now = self._selector().total(self._living())
+
+    def _living(self) -> Flags:
+        """What is not exactly zero."""
+        return (self.born == NEVER) | (self.count - self.born < self.schedule.fade)
+
+    def _mark_touched(self) -> None:
+        """The gates that have a doomed element: only those are scaled."""
+        doomed = np.append(self.born != NEVER, False)
+        self._touched = [site for site in self.elements.gates if doomed[site.index.numpy()].any()]
+
+    def _shrink_norms(self, proximal: Proximal) -> None:
+        lr = max(group["lr"] for group in self.optimizer.param_groups) if self.optimizer else 1.0
+        ramp = min(1.0, self.count / self.schedule.start)
+        norms = proximal.step(self._parameters, lr * ramp).cpu().numpy()
+        if self.count % BALANCE_EVERY == 0:
+            balance(self.gm, self.optimizer)
+        dead = (norms == 0) & (self.born == NEVER)
+        if dead.any():
+            # at least the floor of every group stays, so that no layer disconnects
+            keepable = self._within_floors(dead, norms)
+            self.born[keepable] = self.count - self.schedule.fade
+            self._mark_touched()
+            self._now = self._selector().total(self._living())
+
+    def _within_floors(self, dead: Flags, norms: Any) -> Flags:
+        result = dead.copy()
+        for number, (start, stop) in enumerate(zip(self.elements.offsets[:-1], self.elements.offsets[1:])):
+            gone = int((self.born[start:stop] != NEVER).sum())
+            allowed = stop - start - gone - int(self.floors[number])
+            mine = start + np.flatnonzero(dead[start:stop])
+            result[mine[max(0, allowed) :]] = False
+        return result
+
+    # -- changing shape -----------------------------------------------------------------------------------
+
+    def _shrink(self, *, final: bool) -> bool:
+        """Remove the dead; at the end of the schedule also merge the pairs that are cheaper merged."""
+        living = self._living()
+        if living.all() and not final:
+            return False
+        keep = self.elements.split(living)
+        started = time.perf_counter()
+        before = outputs(self.gm, self.example_inputs)
+        self._reshape(keep, merged=final)
+        difference = relative_difference(before, outputs(self.gm, self.example_inputs))
+        self.max_rel_diff = max(self.max_rel_diff, difference)
+        self.events.append(
+            {
+                "event": "shrink",
+                "step": self.count,
+                "cost": self.macs,
+                "merged": final,
+                "max_rel_diff": difference,
+                "seconds": round(time.perf_counter() - started, 4),
+            }
+        )
+        return True
+
+    def _reshape(self, keep: Keep, *, merged: bool) -> None:
+        """Prune, and merge where asked, the network and its followers; optimiser and records come along."""
+        modes = Modes(self.gm)
+        before = {name: (parameter, parameter.shape) for name, parameter in self._parameters.items()}
+        old, born, floors = self.elements, self.born, self.floors
+        self._followers = [self._reshaped(copy, keep, merged)[0] for copy in self._followers]
+        self.gm, kept = self._reshaped(self.gm, keep, merged, survey=True)
+        modes.restore(self.gm)
+        origin = old.carried(self.elements, kept)
+        self.born = np.where(origin >= 0, np.append(born, NEVER)[origin], NEVER)
+        group_origin = np.append(old.group_of, -1)[origin]
+        self.floors = np.array(
+            [
+                min(int(size), int(floors[group_origin[start]])) if group_origin[start] >= 0 else 1
+                for start, size in zip(self.elements.offsets[:-1], self.elements.sizes)
+            ],
+            dtype=np.int64,
+        )
+        self._carry_importance(origin)
+        self._bind()
+        if self.optimizer is not None:
+            carry_state(self.optimizer, before, self._parameters, kept)
+        self.optimizer and self.optimizer.zero_grad(set_to_none=True)
+        self._compact = self._compact or merged
+        self._now = self._selector().total(self._living())
+        self._history.append(
+            {
+                "keep": {str(key): torch.from_numpy(mask.copy()) for key, mask in keep.items()},
+                "merged": merged,
+            }
+        )
+
+    def _reshaped(
+        self, gm: fx.GraphModule, keep: Keep, merged: bool, survey: bool = False
+    ) -> tuple[fx.GraphModule, Any]:
+        modes = Modes(gm)
+        gm, kept = reshape(unfuse(gm), keep, self.example_inputs, self.cost if merged else None)
+        if survey:
+            self.gm = gm
+            self._survey()
+            gm = self.gm
+        gm = fuse(gm)
+        modes.restore(gm)
+        return gm, kept
+
+    def _carry_importance(self, origin: Any) -> None:
+        if self.importance.total is not None:
+            index = torch.from_numpy(np.where(origin >= 0, origin, len(self.importance.total) - 1))
+            carried = self.importance.total[index.to(self.importance.total.device)]
+            self.importance.total = torch.cat([carried, carried.new_zeros(1)])
+
+    @torch.no_grad()
+    def finish(self) -> fx.GraphModule:
+        """End the run: what is still missing to the budget is removed at once, pairs that pay are merged.
+
+        Returns:
+            The compact network: plain layers and explicit pairs of layers, in the mode it was in.
+        """
+        if self._finished:
+            return self.gm
+        if not self._compact:
+            if self.policy == "budget" and self.count < self.schedule.last:
+                self._decide(final=True, rounds=20)
+            self.count = max(self.count, int(self.born.max(initial=0)) + self.schedule.fade)
+            self._fade_out()
+            self._shrink(final=True)
+        modes = Modes(self.gm)
+        self.gm = unfuse(self.gm)
+        modes.restore(self.gm)
+        self._finished = True
+        return self.gm
+
+    def _fade_out(self) -> None:
+        self._mark_touched()
+        factor = torch.from_numpy(np.append((self.born == NEVER).astype(np.float32), np.float32(1)))
+        device = next(iter(self._parameters.values())).device
+        for site in self._touched:
+            self.elements.scale(site, self._parameters[site.parameter], factor.to(device))
+
+    # -- resuming -----------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to resume, as tensors, numbers and strings."""
+        return {
+            "count": self.count,
+            "history": self._history,
+            "born": torch.from_numpy(self.born.copy()),
+            "floors": torch.from_numpy(self.floors.copy()),
+            "importance": self.importance.total,
+            "events": json.dumps(self.events),
+            "max_rel_diff": self.max_rel_diff,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Bring a fresh Compressor on the same network to the saved shape.
+
+        Call it first, then load the model's and the optimiser's state.
+
+        Raises:
+            CheckpointError: the state belongs to another network.
+        """
+        if self.count:
+            raise CheckpointError(
+                "load the compressor's state into a fresh Compressor, before its first step"
+            )
+        try:
+            for entry in state["history"]:
+                keep = {int(key): mask.numpy() for key, mask in entry["keep"].items()}
+                self._reshape(keep, merged=bool(entry["merged"]))
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"the compressor's state belongs to another network: {error}") from error
+        if len(state["born"]) != self.elements.n:
+            raise CheckpointError(
+                f"the compressor's state has {len(state['born'])} elements, this network {self.elements.n}: it "
+                "belongs to another network"
+            )
+        self.count = int(state["count"])
+        self.born = state["born"].numpy().copy()
+        self.floors = state["floors"].numpy().copy()
+        self.importance.total = state["importance"]
+        self.events = json.loads(state["events"])
+        self.max_rel_diff = float(state["max_rel_diff"])
+        self._mark_touched()
+        self._now = self._selector().total(self._living())

@@ -1,0 +1,135 @@
+"""All removable elements of a network (ranks, channels, head dimensions) as one flat index.
+
+A channel group couples slices of many parameters: element ``e`` of a group owns, in each member parameter,
+the indices of one axis where ``owner == e``. Numbering the elements of all groups 0 … n-1 turns every
+question about groups (norms, gradients, scaling) into one scatter or gather per parameter axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from edp_fx.channels import Group
+
+Keep = dict[int, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One axis of one parameter: ``index[i]`` is the element that owns index i, or n where none does."""
+
+    parameter: str
+    axis: int
+    role: str
+    index: Tensor
+
+
+class Elements:
+    """The flat index of the elements of ``groups``.
+
+    Args:
+        groups: the groups whose elements may be removed.
+        parameters: names of the trainable parameters; members that are buffers are left to the prune pass.
+    """
+
+    def __init__(self, groups: Sequence[Group], parameters: Iterable[str]) -> None:
+        names = set(parameters)
+        self.groups = tuple(groups)
+        self.sizes = np.array([group.size for group in groups], dtype=np.int64)
+        self.offsets = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
+        self.n = int(self.offsets[-1])
+        # per element: position of its group in `groups`
+        self.group_of = np.repeat(np.arange(len(groups)), self.sizes)
+        index: dict[tuple[str, int, str], NDArray[np.int64]] = {}
+        consumed = np.zeros(len(groups), dtype=bool)
+        for number, group in enumerate(groups):
+            for member in group.members:
+                if member.parameter not in names:
+                    continue
+                owner = np.asarray(member.owner, dtype=np.int64)
+                key = (member.parameter, member.axis, member.role)
+                flat = index.setdefault(key, np.full(len(owner), self.n, dtype=np.int64))
+                mine = owner >= 0
+                flat[mine] = owner[mine] + self.offsets[number]
+                consumed[number] |= member.role == "consumer"
+        self.sites = tuple(Site(*key, torch.from_numpy(flat)) for key, flat in index.items())
+        # an element dies exactly when its gate closes: its consumers' slices, or, where no parameter consumes
+        # it (the product of queries and keys), its producers'
+        self.gates = tuple(
+            gate
+            for site in self.sites
+            if (gate := self._restricted(site, consumed, site.role == "consumer")) is not None
+        )
+        self._moved: dict[tuple[str, int, str, torch.device], Tensor] = {}
+
+    def _restricted(self, site: Site, consumed: NDArray[np.bool_], consumer: bool) -> Site | None:
+        if site.role not in ("consumer", "producer", "affine"):
+            return None
+        flat = site.index.numpy()
+        group = np.append(self.group_of, -1)[flat]
+        mine = (group >= 0) & (np.append(consumed, False)[group] == consumer)
+        if not mine.any():
+            return None
+        return Site(site.parameter, site.axis, site.role, torch.from_numpy(np.where(mine, flat, self.n)))
+
+    def on(self, site: Site, device: torch.device) -> Tensor:
+        """``site.index`` on ``device``, kept there."""
+        if device.type == "cpu":
+            return site.index
+        key = (site.parameter, site.axis, f"{site.role}{id(site)}", device)
+        if key not in self._moved:
+            self._moved[key] = site.index.to(device)
+        return self._moved[key]
+
+    def add(self, total: Tensor, site: Site, values: Tensor) -> None:
+        """Sum ``values`` (shaped as the parameter) over all but the site's axis and add them to ``total``
+        [n+1]."""
+        dims = [dim for dim in range(values.dim()) if dim != site.axis]
+        line = values.sum(dims) if dims else values
+        total.index_add_(0, self.on(site, total.device), line.to(total.dtype))
+
+    def scale(self, site: Site, parameter: Tensor, factor: Tensor) -> None:
+        """Multiply the parameter's slices in place by their elements' factors [n+1] (last entry 1)."""
+        shape = [1] * parameter.dim()
+        shape[site.axis] = -1
+        line = factor[self.on(site, factor.device)].view(shape)
+        parameter.mul_(line.to(parameter.dtype))
+
+    def split(self, flat: NDArray[np.bool_]) -> Keep:
+        """A flat mask [n] as the mapping from group id to that group's mask."""
+        return {
+            group.id: flat[start:stop]
+            for group, start, stop in zip(self.groups, self.offsets[:-1], self.offsets[1:])
+        }
+
+    def carried(
+        self, new: Elements, kept: Mapping[str, Mapping[int, NDArray[np.int64]]]
+    ) -> NDArray[np.int64]:
+        """For each element of ``new``, its index here, or -1.
+
+        Args:
+            new: the elements of the same network after pruning.
+            kept: per parameter and axis the indices that pruning kept; axes not named were kept whole.
+        """
+        here = {(site.parameter, site.axis): site.index.numpy() for site in self.sites}
+        result = np.full(new.n + 1, -1, dtype=np.int64)
+        for site in new.sites:
+            old = here.get((site.parameter, site.axis))
+            if old is None:
+                continue
+            chosen = kept.get(site.parameter, {}).get(site.axis)
+            lined = old if chosen is None else old[np.asarray(chosen, dtype=np.int64)]
+            index = site.index.numpy()
+            if len(lined) != len(index):
+                continue
+            valid = (index < new.n) & (lined < self.n)
+            result[index[valid]] = lined[valid]
+        return result[: new.n]

@@ -1,0 +1,140 @@
+"""How much an element matters: measures by name.
+
+A measure sees the parameters just before every optimiser step (``accumulate``) and is asked for one number
+per element when groups are ranked (``scores``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from edp_fx.errors import EdpError
+from edp_fx.train.elements import Elements
+
+
+@dataclass
+class Context:
+    """What a measure may look at.
+
+    Attributes:
+        elements: the flat index of all removable elements.
+        parameters: current parameters by name.
+        gains: per coefficient parameter, the scale of each output row by the norm that follows it,
+            gamma / sqrt(var + eps), where there is one.
+    """
+
+    elements: Elements
+    parameters: Mapping[str, nn.Parameter]
+    gains: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Importance:
+    """Base of all measures. ``total`` [n+1] is what it accumulates; the last entry collects what nobody
+    owns."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+
+    def accumulate(self, context: Context) -> None:
+        """Called before every optimiser step, with this step's gradients in place."""
+
+    def scores(self, context: Context) -> Tensor:
+        """One non-negative number per element [n]."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Forget what was accumulated."""
+        self.total = None
+
+
+class Taylor(Importance):
+    """First-order change of the loss when the element goes, squared and summed over the steps.
+
+    Closing the gate g of an element (its consumers' weight slices times g) changes the loss by dL/dg = Σ w
+    ∂L/∂w over those slices (Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR
+    2019, eq. 8, there per weight). For a rank this is Σ_i C_ij ∂L/∂C_ij.
+    """
+
+    def accumulate(self, context: Context) -> None:
+        """Add this step's squared gate gradients."""
+        elements = context.elements
+        step: Tensor | None = None
+        for site in elements.gates:
+            parameter = context.parameters[site.parameter]
+            if parameter.grad is None:
+                continue
+            if step is None:
+                step = torch.zeros(elements.n + 1, device=parameter.device, dtype=torch.float32)
+            elements.add(step, site, parameter.detach() * parameter.grad)
+        if step is None:
+            return
+        step.square_()
+        self.total = step if self.total is None else self.total.add_(step)
+
+    def scores(self, context: Context) -> Tensor:
+        """The accumulated squares; all alike where no gradient was seen yet."""
+        if self.total is None:
+            return torch.ones(context.elements.n)
+        return self.total[:-1]
+
+
+class Norm(Importance):
+    """Squared Frobenius norm of what the element contributes: for a rank ‖C[:,j]‖²·‖B[j,:]‖², for a channel
+    the mean squared norm of its consumers' slices times that of its producers'."""
+
+    def scores(self, context: Context) -> Tensor:
+        """Product of the squared norms on both sides of the element."""
+        return _two_sided(context, {})
+
+
+class Singular(Importance):
+    """As :class:`Norm`, the coefficient scaled by the norm that follows: the energy of diag(γ/√(var+ε))·C·B
+    per column, relative to its layer's, so that layers of different scale compare."""
+
+    def scores(self, context: Context) -> Tensor:
+        """Share of the group's energy."""
+        energy = _two_sided(context, context.gains)
+        elements = context.elements
+        group = torch.from_numpy(elements.group_of).to(energy.device)
+        whole = torch.zeros(len(elements.groups), device=energy.device).index_add_(0, group, energy)
+        return energy / whole.clamp_min(1e-30)[group]
+
+
+def _two_sided(context: Context, gains: Mapping[str, Tensor]) -> Tensor:
+    elements = context.elements
+    device = next(iter(context.parameters.values())).device
+    sides = {role: torch.zeros(elements.n + 1, device=device) for role in ("consumer", "producer")}
+    seen = {role: torch.zeros(elements.n + 1, device=device) for role in sides}
+    for site in elements.sites:
+        parameter = context.parameters[site.parameter].detach()
+        if site.role not in sides or parameter.dim() < 2:
+            continue
+        if site.role == "consumer" and site.parameter in gains:
+            gain = gains[site.parameter].to(device)
+            parameter = parameter * gain.view([-1] + [1] * (parameter.dim() - 1))
+        elements.add(sides[site.role], site, parameter.square())
+        index = elements.on(site, device)
+        seen[site.role].index_add_(0, index, torch.ones(len(index), device=device))
+    # a side without weight matrices counts as 1
+    means = [torch.where(seen[role] > 0, sides[role] / seen[role].clamp_min(1), 1.0) for role in sides]
+    return (means[0] * means[1])[:-1]
+
+
+MEASURES: Mapping[str, Callable[[], Importance]] = {"taylor": Taylor, "norm": Norm, "singular": Singular}
+
+
+def make_importance(measure: str | Importance) -> Importance:
+    """A measure by name, or the one given.
+
+    Raises:
+        EdpError: unknown name.
+    """
+    if isinstance(measure, Importance):
+        return measure
+    if measure not in MEASURES:
+        raise EdpError(f"importance {measure!r}: unknown; take one of {', '.join(MEASURES)}")
+    return MEASURES[measure]()

@@ -1,0 +1,97 @@
+"""The optimiser's side of a network that shrinks: parameter groups and state that follow the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from edp_fx.pairs import Pair
+
+Kept = Mapping[str, Mapping[int, NDArray[np.int64]]]
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two parameter groups: weights with decay; vectors (biases, norms) and coefficient matrices without.
+
+    Decay on the coefficient alone would be undone by a growing basis, and decay on the basis alone holds the
+    scale of the product, since the coefficient's gradient shrinks with the basis.
+    """
+    spared = {
+        id(module.coefficient.weight)
+        for module in model.modules()
+        if isinstance(module, Pair) and isinstance(module.coefficient.weight, nn.Parameter)
+    }
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": weight_decay},
+        {"params": [], "weight_decay": 0.0},
+    ]
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups[parameter.dim() <= 1 or id(parameter) in spared]["params"].append(parameter)
+    return [group for group in groups if group["params"]]
+
+
+def carry_state(
+    optimizer: Optimizer,
+    before: Mapping[str, tuple[nn.Parameter, torch.Size]],
+    after: Mapping[str, nn.Parameter],
+    kept: Kept,
+) -> None:
+    """Point ``optimizer`` at the parameters of the network after pruning or merging and slice its state
+    along.
+
+    A parameter of the same name takes over the state of its predecessor, index-selected where pruning
+    selected. A parameter that is new (a merged layer's) joins the group of the part it was merged from, and
+    starts afresh.
+
+    Args:
+        optimizer: any torch optimiser; state tensors shaped like their parameter are sliced, others kept.
+        before: name to (parameter object, its shape) before the change.
+        after: name to parameter after it.
+        kept: per parameter and axis, the indices kept.
+    """
+    name_of = {id(parameter): name for name, (parameter, _) in before.items()}
+    homes = {
+        name_of[id(parameter)]: number
+        for number, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+        if id(parameter) in name_of
+    }
+    for group in optimizer.param_groups:
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in name_of]
+    for name, parameter in after.items():
+        number = homes.get(name, homes.get(_merged_from(name), -1))
+        if number < 0:
+            continue  # was not trained before either
+        optimizer.param_groups[number]["params"].append(parameter)
+        if name not in before:
+            continue
+        old, shape = before[name]
+        state = optimizer.state.pop(old, None)
+        if state is not None:
+            optimizer.state[parameter] = {
+                key: sliced(value, shape, kept.get(name, {})) for key, value in state.items()
+            }
+    alive = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for parameter in [p for p in optimizer.state if id(p) not in alive]:
+        del optimizer.state[parameter]
+
+
+def sliced(value: Any, shape: torch.Size, chosen: Mapping[int, NDArray[np.int64]]) -> Any:
+    """``value`` with the chosen indices of each axis where it is a tensor of that shape, else as it is."""
+    if not isinstance(value, Tensor) or value.shape != shape:
+        return value
+    for axis, index in chosen.items():
+        value = value.index_select(axis, torch.as_tensor(np.asarray(index), device=value.device))
+    return value.clone()
+
+
+def _merged_from(name: str) -> str:
+    layer, _, leaf = name.rpartition(".")
+    return f"{layer}.basis.weight" if leaf == "weight" else f"{layer}.coefficient.{leaf}"

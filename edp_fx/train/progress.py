@@ -1,0 +1,109 @@
+"""Live progress of a run in the terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Protocol
+
+
+class Watcher(Protocol):
+    """Told what a run does. Every number is a plain float."""
+
+    def begin(self, title: str, epochs: int, steps: int, target: float | None) -> None:
+        """A stage of ``epochs`` epochs and ``steps`` optimiser steps starts; ``target``: share of the
+        cost."""
+
+    def step(self, epoch: int, step: int, loss: float, cost: float | None) -> None:
+        """An optimiser step was made."""
+
+    def epoch(self, epoch: int, loss: float, accuracy: float | None, cost: float | None) -> None:
+        """An epoch ended."""
+
+    def end(self) -> None:
+        """The stage is over."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def begin(self, title: str, epochs: int, steps: int, target: float | None) -> None:
+        """Nothing."""
+
+    def step(self, epoch: int, step: int, loss: float, cost: float | None) -> None:
+        """Nothing."""
+
+    def epoch(self, epoch: int, loss: float, accuracy: float | None, cost: float | None) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
+
+
+class RichWatcher:
+    """A progress bar with epoch, loss, cost now / target and the time left; one line stays per epoch."""
+
+    def __init__(self, console: Any = None) -> None:
+        from rich.console import Console
+
+        self.console = console or Console()
+        self._progress: Any = None
+        self._task: Any = None
+        self._target: float | None = None
+        self._epochs = 0
+
+    def __enter__(self) -> RichWatcher:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.end()
+
+    def begin(self, title: str, epochs: int, steps: int, target: float | None) -> None:
+        """Start a bar."""
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self.end()
+        self._target, self._epochs = target, epochs
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._title = title
+        self._task = self._progress.add_task(title, total=steps, state="")
+        self._progress.start()
+
+    def step(self, epoch: int, step: int, loss: float, cost: float | None) -> None:
+        """Move the bar."""
+        if self._progress is not None:
+            state = f"epoch {epoch + 1}/{self._epochs}  loss {loss:.3f}{self._cost(cost)}"
+            self._progress.update(self._task, completed=step, state=state)
+
+    def epoch(self, epoch: int, loss: float, accuracy: float | None, cost: float | None) -> None:
+        """Print the epoch's line."""
+        judged = "" if accuracy is None else f"  validation {accuracy:.4f}"
+        self.console.print(
+            f"{self._title:<10} epoch {epoch + 1:>3}/{self._epochs}  loss {loss:.4f}{judged}{self._cost(cost)}",
+            highlight=False,
+        )
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _cost(self, cost: float | None) -> str:
+        if cost is None:
+            return ""
+        goal = "" if self._target is None else f" / {self._target:.3f}"
+        return f"  MACs {cost:.3f}{goal}"

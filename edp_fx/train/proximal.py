@@ -1,0 +1,105 @@
+"""The group-sparse penalty on the coefficient matrices as a proximal step, and what keeps its scale honest.
+
+R(C) = λ_r Σ_j ‖C[:,j]‖₂ + λ_c Σ_g ‖C_g‖₂: columns are ranks; rows are joined over every layer that a channel
+group couples, together with the scale and shift of the norms in it. The step after the optimiser's,
+C_g ← max(0, 1 - t/‖C_g‖) C_g with t = lr·λ·√(size of the group), reaches exact zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from edp_fx.pairs import Pair
+from edp_fx.train.elements import Elements, Site
+
+
+@dataclass(frozen=True)
+class Strength:
+    """λ of the columns (ranks) and of the joined rows (channels)."""
+
+    rank: float = 1e-3
+    channel: float = 1e-3
+
+
+class Proximal:
+    """Soft-thresholding of all groups at once."""
+
+    def __init__(self, elements: Elements, strength: Strength) -> None:
+        self.elements = elements
+        kinds = [group.kind for group in elements.groups]
+        per_group = torch.tensor([strength.rank if kind == "rank" else strength.channel for kind in kinds])
+        self.strength = torch.cat([per_group[torch.from_numpy(elements.group_of)], torch.zeros(1)])
+        is_rank = torch.cat(
+            [torch.tensor([kind == "rank" for kind in kinds])[torch.from_numpy(elements.group_of)]]
+            + [torch.zeros(1, dtype=torch.bool)]
+        )
+        self.sites = tuple(self._penalised(is_rank))
+        self.size: Tensor | None = None
+
+    def _penalised(self, is_rank: Tensor) -> list[Site]:
+        """Columns of C for ranks; rows, scales and shifts for channels."""
+        result = []
+        n = self.elements.n
+        for site in self.elements.sites:
+            columns = is_rank[site.index]
+            mine = columns if site.role == "consumer" else ~columns & (site.role in ("producer", "affine"))
+            index = torch.where(mine & (site.index < n), site.index, n)
+            if bool((index < n).any()):
+                result.append(Site(site.parameter, site.axis, f"penalised {site.role}", index))
+        return result
+
+    @torch.no_grad()
+    def step(self, parameters: Mapping[str, nn.Parameter], lr: float) -> Tensor:
+        """Shrink every group by its threshold; returns the norms after it [n]."""
+        device = next(iter(parameters.values())).device
+        squares = torch.zeros(self.elements.n + 1, device=device)
+        if self.size is None:
+            self.size = torch.zeros(self.elements.n + 1, device=device)
+            for site in self.sites:
+                self.elements.add(self.size, site, torch.ones_like(parameters[site.parameter]))
+        for site in self.sites:
+            self.elements.add(squares, site, parameters[site.parameter].square())
+        norms = squares.sqrt()
+        threshold = lr * self.strength.to(device) * self.size.sqrt()
+        factor = (1 - threshold / norms.clamp_min(1e-12)).clamp_min(0.0)
+        factor[-1] = 1.0
+        for site in self.sites:
+            self.elements.scale(site, parameters[site.parameter], factor)
+        return (norms * factor)[:-1]
+
+
+@torch.no_grad()
+def balance(model: nn.Module, optimizer: Optimizer | None = None) -> None:
+    """Give every basis filter unit norm and its coefficient column the norm it had: the product stays as it
+    is.
+
+    Otherwise the penalty is met by shrinking the coefficient while the basis grows. Optimiser state shaped
+    like a parameter is rescaled as a gradient would be, its square where the name says ``sq``.
+    """
+    for module in model.modules():
+        if not isinstance(module, Pair):
+            continue
+        basis, coefficient = module.basis.weight, module.coefficient.weight
+        ranks = basis.shape[0]
+        if type(module.coefficient).forward is nn.Linear.forward or coefficient.shape[1] == ranks:
+            norm = basis.flatten(1).norm(dim=1)
+            scale = torch.where(norm > 0, norm, torch.ones_like(norm))
+            _rescale(basis, 0, 1 / scale, optimizer)
+            _rescale(coefficient, 1, scale, optimizer)
+
+
+def _rescale(parameter: nn.Parameter, axis: int, scale: Tensor, optimizer: Optimizer | None) -> None:
+    shape = [1] * parameter.dim()
+    shape[axis] = -1
+    line = scale.view(shape)
+    parameter.mul_(line)
+    if optimizer is None:
+        return
+    for key, value in optimizer.state.get(parameter, {}).items():
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            value.div_(line.square() if "sq" in key else line)

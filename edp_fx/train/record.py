@@ -1,0 +1,75 @@
+"""What a run did, as plain data: the shape of every layer before and after, and what was left alone and
+why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+
+from edp_fx.pairs import Pair
+
+if TYPE_CHECKING:
+    from edp_fx.channels import ChannelGraph
+
+Shapes = dict[str, dict[str, Any]]
+
+
+def layer_shapes(model: nn.Module) -> Shapes:
+    """Per convolution or linear layer (a pair counts as one): outputs, inputs, rank (None where plain)."""
+    result: Shapes = {}
+    inside: set[str] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, Pair):
+            outputs = int(module.coefficient.weight.shape[0])
+            inputs = int(module.basis.weight.shape[1]) * module.groups
+            result[name] = {"outputs": outputs, "inputs": inputs, "rank": module.rank}
+            inside |= {f"{name}.basis", f"{name}.coefficient"}
+        elif name not in inside:
+            weight = getattr(module, "weight", None)
+            if (
+                isinstance(weight, torch.Tensor)
+                and weight.dim() >= 2
+                and not isinstance(module, nn.Embedding)
+            ):
+                inputs = int(weight.shape[1]) * int(getattr(module, "groups", 1))
+                result[name] = {"outputs": int(weight.shape[0]), "inputs": inputs, "rank": None}
+    return result
+
+
+def changes(before: Shapes, after: Shapes) -> list[dict[str, Any]]:
+    """One record per layer: outputs, inputs and rank as [before, after]; form is ``pair``, ``merged`` or
+    ``plain``."""
+    records = []
+    for name, old in before.items():
+        new = after.get(name, {"outputs": 0, "inputs": 0, "rank": None})
+        form = "plain" if old["rank"] is None else "merged" if new["rank"] is None else "pair"
+        records.append(
+            {
+                "name": name,
+                "form": form,
+                **{key: [old[key], new[key]] for key in ("outputs", "inputs", "rank")},
+            }
+        )
+    return records
+
+
+def refusals(
+    gm: fx.GraphModule, graph: ChannelGraph, kinds: Sequence[str], allow_inexact: bool
+) -> list[dict[str, str]]:
+    """Everything that was left alone: by the front end, by the passes, and groups that may not be pruned."""
+    found: dict[tuple[str, str], None] = {}
+    trace_report = gm.meta.get("edp_fx.trace")
+    for refusal in getattr(trace_report, "opaque", ()):
+        found[refusal.node, refusal.reason] = None
+    for report in gm.meta.get("edp_fx.reports", ()):
+        for refusal in report.refused:
+            found[refusal.node, refusal.reason] = None
+    for group in graph.groups:
+        if group.frozen is not None:
+            found[group.name, group.frozen] = None
+        elif group.kind in kinds and not group.exact and not allow_inexact:
+            found[group.name, "removal is not exact: " + "; ".join(group.inexact_reasons)] = None
+    return [{"node": node, "reason": reason} for node, reason in found]

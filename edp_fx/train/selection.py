@@ -1,0 +1,151 @@
+"""Which elements go: the least important per unit of cost saved, over all groups at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import numpy as np
+from numpy.typing import NDArray
+
+from edp_fx.train.elements import Elements
+from edp_fx.train.prices import Prices
+
+Flags = NDArray[np.bool_]
+Scores = NDArray[np.float64]
+REPAIRS = 96  # how many of the last chosen are tried for giving back
+
+
+@dataclass
+class Selector:
+    """Chooses elements to remove until the cost, counted after merging, is at most a target.
+
+    Args:
+        elements: the flat index.
+        prices: what the network costs under a mask, and what each group's elements save.
+        floors: the fewest elements each group keeps [groups].
+    """
+
+    elements: Elements
+    prices: Prices
+    floors: NDArray[np.int64]
+
+    def total(self, alive: Flags) -> float:
+        """Cost of the network with only ``alive`` elements."""
+        return self.prices.total(alive)
+
+    def least(self, importance: Scores | None = None) -> float:
+        """Cost with every group at its floor."""
+        return self.total(self.floored(importance))
+
+    def floored(self, importance: Scores | None = None) -> Flags:
+        """Every group at its floor, the most important kept."""
+        elements = self.elements
+        alive = np.zeros(elements.n, dtype=bool)
+        for number, (start, stop) in enumerate(zip(elements.offsets[:-1], elements.offsets[1:])):
+            order = np.arange(start, stop)
+            if importance is not None:
+                order = order[np.argsort(-importance[start:stop], kind="stable")]
+            alive[order[: self.floors[number]]] = True
+        return alive
+
+    def choose(
+        self, alive: Flags, importance: Scores, target: float, *, fill: bool = False, rounds: int = 1
+    ) -> Flags:
+        """The elements left: a subset of ``alive`` that costs at most ``target`` where the floors allow.
+
+        Args:
+            alive: elements present now [n].
+            importance: non-negative, comparable over groups [n].
+            target: cost not to exceed.
+            fill: give back the most important of the chosen as long as the target holds.
+            rounds: prices are renewed after each of so many equal parts of the way: an element's price falls
+                as what it is coupled with goes.
+        """
+        now = self.total(alive)
+        before = alive
+        for part in range(1, rounds + 1):
+            goal = target + (now - target) * (1 - part / rounds)
+            alive = self._one_round(alive, importance, goal)
+        return self._give_back(before, alive, importance, target) if fill else alive
+
+    def _one_round(self, alive: Flags, importance: Scores, target: float) -> Flags:
+        if self.total(alive) <= target:
+            return alive
+        order = self._order(alive, importance)
+
+        def after(count: int) -> Flags:
+            left = alive.copy()
+            left[order[:count]] = False
+            return left
+
+        low, high = 0, len(order)  # total(after(high)) is the least that this round can
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.total(after(middle)) <= target else (middle, high)
+        return after(high)
+
+    def _order(self, alive: Flags, importance: Scores) -> NDArray[np.int64]:
+        """Candidates from the cheapest loss per cost saved to the dearest."""
+        elements = self.elements
+        marginal = self.prices.marginal(alive)
+        candidates: list[NDArray[np.int64]] = []
+        prices: list[Scores] = []
+        for number, group in enumerate(elements.groups):
+            start, stop = elements.offsets[number], elements.offsets[number + 1]
+            present = start + np.flatnonzero(alive[start:stop])
+            spare = len(present) - int(self.floors[number])
+            if spare <= 0:
+                continue
+            ranked = present[np.argsort(importance[present], kind="stable")][:spare]
+            loss = np.maximum(importance[ranked], 0.0)
+            if group.kind == "rank":
+                price = hull_prices(np.cumsum(loss), self.prices.rank_savings(alive, number, spare))
+            else:
+                price = _ratio(loss, float(marginal[number]))
+            wanted = np.isfinite(price)
+            candidates.append(ranked[wanted])
+            prices.append(price[wanted])
+        if not candidates:
+            return np.zeros(0, dtype=np.int64)
+        # stable, and each group's prices ascend: a group's elements go from its least important up
+        return np.concatenate(candidates)[np.argsort(np.concatenate(prices), kind="stable")]
+
+    def _give_back(self, before: Flags, alive: Flags, importance: Scores, target: float) -> Flags:
+        chosen = np.flatnonzero(before & ~alive)
+        best_first = chosen[np.argsort(-importance[chosen], kind="stable")]
+        # half of the tries go to the most important, half to all of the range: something small fits a small
+        # gap
+        tries = np.arange(len(best_first))
+        if len(tries) > REPAIRS:
+            tries = np.union1d(
+                tries[: REPAIRS // 2], np.linspace(0, len(tries) - 1, REPAIRS // 2).astype(int)
+            )
+        alive = alive.copy()
+        for element in best_first[tries]:
+            alive[element] = True
+            if self.total(alive) > target:
+                alive[element] = False
+        return alive
+
+
+def hull_prices(loss: Scores, saved: Scores) -> Scores:
+    """Price per element along the lower convex hull of the points (saved[k], loss[k]), both cumulative.
+
+    Where the first removals save nothing (a rank above the break-even), they are priced together with those
+    that make them pay; what never pays costs infinity. Prices ascend.
+    """
+    prices = np.full(len(loss), np.inf)
+    x, y, at = 0.0, 0.0, 0
+    while at < len(loss):
+        gain = saved[at:] - x
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slopes = np.where(gain > 0, (loss[at:] - y) / gain, np.inf)
+        best = int(len(slopes) - 1 - np.argmin(slopes[::-1]))  # the longest of equal slopes
+        if not np.isfinite(slopes[best]):
+            break
+        prices[at : at + best + 1] = slopes[best]
+        x, y, at = float(saved[at + best]), float(loss[at + best]), at + best + 1
+    return prices
+
+
+def _ratio(loss: Scores, saved: float) -> Scores:
+    return loss / saved if saved > 0 else np.full(len(loss), np.inf)

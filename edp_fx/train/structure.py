@@ -1,0 +1,90 @@
+"""Changing the network while it trains: fused for speed, explicit for analysis, pruned and merged at
+milestones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from edp_fx.channels import analyze
+from edp_fx.frontend import propagate
+from edp_fx.passes.fuse import FusePairs, UnfusePairs
+from edp_fx.passes.merge import MergePairs
+from edp_fx.passes.prune import prune
+from edp_fx.train.elements import Keep
+
+if TYPE_CHECKING:
+    from edp_fx.cost import CostModel
+
+KeptIndices = dict[str, dict[int, NDArray[np.int64]]]
+
+
+def fuse(gm: fx.GraphModule) -> fx.GraphModule:
+    """Every pair as one layer: the form in which it trains."""
+    return FusePairs()(gm).graph_module
+
+
+def unfuse(gm: fx.GraphModule) -> fx.GraphModule:
+    """Every pair as its two layers: the form that the analysis and the cost model read."""
+    return UnfusePairs()(gm).graph_module
+
+
+def reshape(
+    gm: fx.GraphModule, keep: Keep, example_inputs: tuple[Any, ...], merge: CostModel | None
+) -> tuple[fx.GraphModule, KeptIndices]:
+    """Prune an explicit ``gm`` to ``keep`` in place; merge the pairs that cost less merged where ``merge`` is given.
+
+    Returns:
+        The network and, per parameter and axis, the indices that stayed.
+    """
+    # analysed anew because fusing and unfusing renamed the nodes; groups keep their numbers
+    pruned = prune(gm, analyze(gm, example_inputs), keep)
+    gm = pruned.graph_module
+    reports = [pruned.report]
+    if merge is not None:
+        merged = MergePairs(lambda name, pair: merge.pair_is_cheaper(name, keep))(gm)
+        gm = merged.graph_module
+        reports.append(merged.report)
+    propagate(gm, example_inputs)
+    gm.meta["edp_fx.reports"] = [*gm.meta.get("edp_fx.reports", []), *reports]
+    return gm, pruned.report.facts["kept"]
+
+
+class Modes:
+    """Remembers which submodules were in training mode, by name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.training = {name: module.training for name, module in model.named_modules()}
+
+    def restore(self, model: nn.Module) -> None:
+        """Set every submodule that still exists, and new ones like the root."""
+        root = self.training.get("", True)
+        for name, module in model.named_modules():
+            module.training = self.training.get(name, root)
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
+    """All tensors the model gives for ``inputs`` in evaluation mode; the mode is put back."""
+    modes = Modes(model)
+    model.eval()
+    try:
+        result = model(*inputs)
+    finally:
+        modes.restore(model)
+    return [leaf.detach().float() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+
+
+def relative_difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Largest |a - b| over all outputs, relative to the largest |a| of its output."""
+    worst = 0.0
+    for a, b in zip(before, after, strict=True):
+        scale = float(a.abs().max()) or 1.0
+        worst = max(worst, float((a - b).abs().max()) / scale)
+    return worst

@@ -1,0 +1,336 @@
+"""The ready training loop, on Hugging Face Accelerate: one process or many, float32 or mixed precision."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edp_fx.errors import TrainingError
+from edp_fx.train.compressor import Compressor
+from edp_fx.train.evaluate import Score, evaluate
+from edp_fx.train.metrics import MetricsLog
+from edp_fx.train.progress import Silent, Watcher
+from edp_fx.train.recipe import Recipe, plain, seed_everything
+from edp_fx.train.state import load_state, save_state
+
+CHECK_EVERY = 20  # steps between looks at the loss on a device where looking waits for it
+
+
+@dataclass
+class Outcome:
+    """What training gave: the network, its last validation score, and how long each epoch took (seconds)."""
+
+    model: fx.GraphModule
+    validation: Score | None
+    epoch_seconds: list[float] = field(default_factory=list)
+    compressor: Compressor | None = None
+
+
+class Trainer:
+    """Trains a traced network, compressing it on the way where a compressor is asked for.
+
+    Args:
+        gm: the network; changed in place.
+        train_loader: batches of (images [N, C, H, W], labels [N]) with a length.
+        recipe: see :class:`~edp_fx.train.recipe.Recipe`.
+        val_loader: judged after every epoch on the main process.
+        make_compressor: (gm, optimizer, total_steps) -> Compressor; plain training where None.
+        directory: where ``checkpoint.pt``, ``metrics.jsonl`` and TensorBoard events go; nothing is written
+            where None.
+        teacher: gives the logits to distil from.
+        watcher: shown the progress.
+        title: what the run is called in it.
+    """
+
+    def __init__(
+        self,
+        gm: fx.GraphModule,
+        train_loader: Any,
+        recipe: Recipe,
+        *,
+        val_loader: Any = None,
+        make_compressor: Callable[..., Compressor] | None = None,
+        directory: Path | None = None,
+        teacher: nn.Module | None = None,
+        watcher: Watcher | None = None,
+        title: str = "training",
+    ) -> None:
+        from accelerate import Accelerator, DataLoaderConfiguration
+
+        self.recipe = recipe
+        self.accelerator = Accelerator(
+            mixed_precision=recipe.precision,
+            dataloader_config=DataLoaderConfiguration(split_batches=True),
+        )
+        self.device = self.accelerator.device
+        self.main = self.accelerator.is_main_process
+        self.source = train_loader
+        self.loader = self._prepared(train_loader)
+        self.val_loader = val_loader
+        self.steps_per_epoch = max(1, math.ceil(len(self.loader) / recipe.accumulate))
+        self.total_steps = recipe.epochs * self.steps_per_epoch
+        self.gm = gm.to(self.device)
+        self.optimizer = recipe.make_optimizer(self.gm)
+        self.compressor = (
+            make_compressor(self.gm, self.optimizer, self.total_steps) if make_compressor else None
+        )
+        if self.compressor is not None:
+            self.gm = self.compressor.gm
+        self.stepper = self.accelerator.prepare_optimizer(self.optimizer)
+        self.teacher = teacher.to(self.device).eval() if teacher is not None else None
+        self.average = self._make_average()
+        self.directory = directory
+        self.watcher: Watcher = watcher if watcher is not None and self.main else Silent()
+        self.title = title
+        self.model = self._wrapped()
+        self.epoch = 0
+        self.step = 0
+
+    # -- setting up ---------------------------------------------------------------------------------------
+
+    def _prepared(self, loader: Any) -> Any:
+        if self.accelerator.num_processes == 1:
+            return loader
+        from torch.utils.data import DataLoader
+
+        if not isinstance(loader, DataLoader):
+            raise TrainingError(
+                "several processes need a torch DataLoader to share out, not " + type(loader).__name__
+            )
+        return self.accelerator.prepare_data_loader(loader)
+
+    def _wrapped(self) -> nn.Module:
+        """DDP over the network where there are several processes; made anew whenever its shape changed."""
+        if self.accelerator.num_processes == 1:
+            return self.gm
+        devices = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(self.gm, device_ids=devices)
+
+    def _make_average(self) -> Any:
+        if not self.recipe.ema:
+            return None
+        from timm.utils import ModelEmaV3
+
+        average = ModelEmaV3(self.gm, decay=self.recipe.ema, use_warmup=True)
+        if self.compressor is not None:
+            self.compressor.follow(average.module)
+        return average
+
+    # -- running ------------------------------------------------------------------------------------------
+
+    def run(self, *, resume: bool = False) -> Outcome:
+        """Train to the end of the recipe.
+
+        Args:
+            resume: go on from ``checkpoint.pt`` in the directory where there is one.
+
+        Raises:
+            TrainingError: the loss is not finite, the loader fails or a checkpoint cannot be written; the
+                last good checkpoint stays.
+        """
+        if resume and self.checkpoint is not None and self.checkpoint.exists():
+            self._load(self.checkpoint)
+        log = None
+        if self.directory is not None and self.main:
+            log = MetricsLog(self.directory, resume_step=self.step)
+        seconds: list[float] = []
+        score: Score | None = None
+        target = (
+            self.compressor.target / self.compressor.dense
+            if self.compressor and self.compressor.budget
+            else None
+        )
+        self.watcher.begin(self.title, self.recipe.epochs, self.total_steps, target)
+        try:
+            for epoch in range(self.epoch, self.recipe.epochs):
+                started = time.perf_counter()
+                loss = self._one_epoch(epoch, log)
+                seconds.append(time.perf_counter() - started)
+                score = self._judge()
+                self.epoch = epoch + 1
+                accuracy = score.accuracy if score else None
+                if log is not None:
+                    record = {
+                        "epoch": epoch + 1,
+                        "train_loss": loss,
+                        "seconds": seconds[-1],
+                        **self._cost_record(),
+                    }
+                    if score:
+                        record |= {"val_accuracy": score.accuracy, "val_loss": score.loss}
+                    log.write(self.step, record)
+                self.watcher.epoch(epoch, loss, accuracy, self._cost())
+                self._save()
+        finally:
+            self.watcher.end()
+            if log is not None:
+                log.close()
+        if self.average is not None:
+            self.gm.load_state_dict(self.average.module.state_dict())
+        if self.compressor is not None:
+            self.gm = self.compressor.finish()
+        return Outcome(self.gm, score, seconds, self.compressor)
+
+    def _one_epoch(self, epoch: int, log: MetricsLog | None) -> float:
+        seed_everything(self.recipe.seed, epoch, self.accelerator.process_index)
+        for owner in (self.loader, self.source, getattr(self.source, "sampler", None)):
+            if hasattr(owner, "set_epoch"):
+                owner.set_epoch(epoch)
+        self.gm.train()
+        count, pending, running = 0, 0, torch.zeros((), device=self.device)
+        batches = len(self.loader)
+        for number, (images, labels) in enumerate(self._batches(epoch)):
+            last = number + 1 == batches
+            group = min(self.recipe.accumulate, batches - (number - pending))
+            pending += 1
+            synchronise = pending == self.recipe.accumulate or last
+            loss = self._forward_backward(images, labels, group, synchronise)
+            running += loss
+            count += 1
+            if not synchronise:
+                continue
+            pending = 0
+            self._optimizer_step()
+            looks = self.device.type == "cpu" or self.step % CHECK_EVERY == 0
+            if looks:
+                self._must_be_finite(float(loss), epoch)
+                self.watcher.step(epoch, self.step, float(loss), self._cost())
+            if log is not None:
+                for event in self._new_events():
+                    log.write(self.step, event)
+                if looks:
+                    log.write(self.step, {"loss": float(loss), "lr": self._lr(), **self._cost_record()})
+        mean = float(running) / max(count, 1)
+        self._must_be_finite(mean, epoch)
+        return mean
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        iterator = iter(self.loader)
+        while True:
+            try:
+                images, labels = next(iterator)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise TrainingError(
+                    f"the training loader failed in epoch {epoch + 1}, step {self.step}: "
+                    f"{type(error).__name__}: {error}; {self._kept()}"
+                ) from error
+            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def _forward_backward(self, images: Tensor, labels: Tensor, group: int, synchronise: bool) -> Tensor:
+        from contextlib import nullcontext
+
+        hold = getattr(self.model, "no_sync", None)
+        with nullcontext() if synchronise or hold is None else hold():
+            with self.accelerator.autocast():
+                logits = self.model(images)
+                teacher_logits = None
+                if self.teacher is not None:
+                    with torch.no_grad():
+                        teacher_logits = self.teacher(images).float()
+                loss = self.recipe.loss(logits.float(), labels, teacher_logits)
+            self.accelerator.backward(loss / group)
+        return loss.detach()
+
+    def _optimizer_step(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._lr()
+        if self.recipe.clip_grad:
+            self.accelerator.unscale_gradients(self.stepper)
+            torch.nn.utils.clip_grad_norm_(self.gm.parameters(), self.recipe.clip_grad)
+        self.stepper.step()
+        self.step += 1
+        changed = self.compressor.step() if self.compressor is not None else False
+        self.stepper.zero_grad()
+        if changed and self.compressor is not None:
+            self.gm = self.compressor.gm
+            self.model = self._wrapped()
+        if self.average is not None:
+            self.average.update(self.gm, step=self.step)
+
+    def _lr(self) -> float:
+        return self.recipe.lr_at(min(self.step, self.total_steps - 1), self.total_steps)
+
+    def _judge(self) -> Score | None:
+        if self.val_loader is None:
+            return None
+        model = self.average.module if self.average is not None else self.gm
+        score = evaluate(model, self.val_loader, self.device) if self.main else None
+        self.accelerator.wait_for_everyone()
+        return score
+
+    # -- records ------------------------------------------------------------------------------------------
+
+    def _cost(self) -> float | None:
+        return self.compressor.macs if self.compressor is not None else None
+
+    def _new_events(self) -> list[dict[str, Any]]:
+        """What the compressor did in the step just made."""
+        if self.compressor is None:
+            return []
+        return [event for event in self.compressor.events[-2:] if event["step"] == self.compressor.count]
+
+    def _cost_record(self) -> dict[str, float]:
+        return {} if self.compressor is None else {self.compressor.metric: self.compressor.macs}
+
+    def _must_be_finite(self, loss: float, epoch: int) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss} in epoch {epoch + 1}, step {self.step}: lower the learning rate "
+                f"(now {self._lr():.3g}) or check the data; {self._kept()}"
+            )
+
+    def _kept(self) -> str:
+        if self.checkpoint is not None and self.checkpoint.exists():
+            return f"the last good checkpoint, after epoch {self.epoch}, is {self.checkpoint}"
+        return "no checkpoint was written yet"
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The file that :meth:`run` resumes from."""
+        return None if self.directory is None else self.directory / "checkpoint.pt"
+
+    def _save(self) -> None:
+        if self.checkpoint is not None and self.main:
+            save_state(
+                {
+                    "progress": {"epoch": self.epoch, "step": self.step},
+                    "recipe": plain(self.recipe),
+                    "model": self.gm.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "compressor": self.compressor.state_dict() if self.compressor is not None else None,
+                    "average": self.average.module.state_dict() if self.average is not None else None,
+                    "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+                },
+                self.checkpoint,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _load(self, path: Path) -> None:
+        state = load_state(path)
+        if state["recipe"] != plain(self.recipe):
+            changed = [key for key, value in plain(self.recipe).items() if state["recipe"].get(key) != value]
+            raise TrainingError(
+                f"{path}: written with another recipe (different: {', '.join(changed)}); resume with the same "
+                "options"
+            )
+        if self.compressor is not None:
+            self.compressor.load_state_dict(state["compressor"])
+            self.gm = self.compressor.gm
+        self.gm.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.epoch = int(state["progress"]["epoch"])
+        self.step = int(state["progress"]["step"])
+        self.model = self._wrapped()
