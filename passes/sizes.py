@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from edp_fx.channels import ChannelGraph
 from edp_fx.channels.sweep import to_meta
 from edp_fx.errors import PassError
+from edp_fx.frontend.layers import AttentionDropout
 
 Masks = dict[int, np.ndarray]
 ARITHMETIC = {
@@ -66,10 +67,9 @@ class _Repairer(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         if n.op in ("call_function", "call_method"):
             self._pin(n)
-        if n.op in ("call_function", "call_method") and any(masks for masks in self._input_masks(n)):
-            repair = REPAIRS.get(n.target)
-            if repair is not None:
-                repair(self, n)
+        repair = REPAIRS.get(self._kind(n))
+        if repair is not None and any(self._input_masks(n)):
+            repair(self, n)
         try:
             result = super().run_node(n)
         except Exception as error:
@@ -80,6 +80,10 @@ class _Repairer(fx.Interpreter):
         if got != want:
             raise PassError(f"prune: node {n.name!r} ({n.target}) gives {got} after pruning where {want} was predicted")
         return result
+
+    def _kind(self, node: fx.Node) -> Any:
+        """What repairs are found by: the function, the method's name or the layer's class."""
+        return type(self.fetch_attr(str(node.target))) if node.op == "call_module" else node.target
 
     def predicted(self, node: fx.Node) -> list[tuple[int, ...]]:
         """The shape of every tensor of ``node`` after pruning."""
@@ -270,6 +274,6 @@ REPAIRS: dict[Any, Callable[[_Repairer, fx.Node], None]] = {
     F.layer_norm: _layer_norm,
     F.rms_norm: _layer_norm,
     F.group_norm: _group_norm,
-    F.scaled_dot_product_attention: _attention,
+    **dict.fromkeys((F.scaled_dot_product_attention, AttentionDropout), _attention),
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution),
 }

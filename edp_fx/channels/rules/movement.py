@@ -214,6 +214,22 @@ def halves(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None
     sweep.set(out, factors)
 
 
+def fold(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
+    """col2im (…, channels · kernel, blocks) → (…, channels, height, width): a channel goes with its kernel places."""
+    source = args[0]
+    axis, channels = source.ndim - 2, out.shape[-3]
+    factors = []
+    for factor in sweep.labels(source):
+        factor = sweep.collapse(factor, [source.ndim - 1])
+        if axis in factor.axes:
+            by_channel = factor.atoms.reshape(channels, -1)
+            sweep.tie(by_channel, by_channel[:, :1])
+            factors.append(factor.with_atoms(vector(by_channel[:, 0], out.ndim - 3, out.ndim)))
+        elif factor.axes:
+            sweep.freeze(factor, "the batch of a fold")
+    sweep.set(out, factors)
+
+
 def same_op(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """flip, pixel_shuffle, im2col …: run the operation on the expanded labels, then compress."""
     source = args[0]
@@ -307,6 +323,7 @@ for _rule, _packets in {
     stack: (aten.stack,),
     roll: (aten.roll,),
     halves: (aten.glu,),
+    fold: (aten.col2im,),
     pad: (aten.constant_pad_nd,),
     repeat: (aten.repeat,),
     same_op: (

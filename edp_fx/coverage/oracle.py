@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from edp_fx.channels import ChannelGraph
 from edp_fx.passes.prune import prune
 
 aten = torch.ops.aten
+Inputs = tuple[Any, ...]
 
 
 def random_keep(graph: ChannelGraph, seed: int, share: float = 0.5, exact_only: bool = False) -> dict[int, np.ndarray]:
@@ -57,7 +58,6 @@ class Masked(TorchDispatchMode):
     def __init__(self, graph: ChannelGraph, keep: dict[int, np.ndarray]) -> None:
         super().__init__()
         self.node = ""
-        self.count: dict[tuple[str, str], int] = defaultdict(int)
         self.plan: dict[tuple[str, str], list[dict[int, np.ndarray]]] = {}
         alive = graph.alive_components(keep)
         for view, living in zip(graph.views, alive):
@@ -66,7 +66,7 @@ class Masked(TorchDispatchMode):
                 if not mask.all():
                     self.plan.setdefault((mix.where.node, _family(mix.where.op)), []).append({mix.axis: np.flatnonzero(mask)})
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         key = (self.node, _family(str(func)))
         plan = self.plan.get(key)
@@ -92,9 +92,9 @@ class Masked(TorchDispatchMode):
                 return func(picked, args[1].index_select(-2, index))
             out = func(picked, *args[1:], **kwargs)
             first = tree_leaves(out)[0]
-            if first.shape == picked.shape:
-                return tree_map(lambda t: scatter(x, t, axis, index), out)
-            return out
+            if first.shape != picked.shape:
+                return out
+            return scatter(x, out, axis, index) if out is first else (scatter(x, first, axis, index), *out[1:])
         return func(*args, **kwargs)
 
 
@@ -114,12 +114,12 @@ class _Runner(fx.Interpreter):
         self.mode = mode
         self.extra_traceback = False
 
-    def run_node(self, n):
+    def run_node(self, n: fx.Node) -> Any:
         self.mode.node = n.name
         return super().run_node(n)
 
 
-def masked_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], inputs: tuple) -> list[Tensor]:
+def masked_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], inputs: Inputs) -> list[Tensor]:
     """The zeroed, unpruned network with mixing operations on kept channels."""
     zeroed = copy.deepcopy(gm).eval()
     zero_members(zeroed, graph, keep, ("producer", "consumer", "affine", "other"))
@@ -128,15 +128,35 @@ def masked_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarr
         return tree_leaves(_Runner(zeroed, mode).run(*inputs))
 
 
-def pruned_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], inputs: tuple) -> list[Tensor]:
+def pruned_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], inputs: Inputs) -> list[Tensor]:
+    """The output of a pruned copy."""
     pruned = prune(copy.deepcopy(gm).eval(), graph, keep).graph_module
+    return plain_run(pruned, inputs)
+
+
+def faulty_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], inputs: Inputs) -> list[Tensor]:
+    """The output of a pruned copy in which one layer has kept a wrong channel: what the oracle must catch."""
+    pruned = prune(copy.deepcopy(gm).eval(), graph, keep).graph_module
+    kept = graph.parameter_keep(keep)
+    for group_id in keep:
+        for member in graph.group(group_id).members:
+            indices = kept.get(member.parameter, {}).get(member.axis)
+            gone = np.setdiff1d(np.flatnonzero(member.owner >= 0), indices) if indices is not None else []
+            if member.role == "producer" and len(gone) and indices is not None:
+                original = gm.get_parameter(member.parameter).detach()
+                others = {a: i for a, i in kept[member.parameter].items() if a != member.axis}
+                wrong = original.select(member.axis, int(gone[0]))
+                for axis, index in others.items():
+                    wrong = wrong.index_select(axis - (axis > member.axis), torch.from_numpy(index))
+                pruned.get_parameter(member.parameter).detach().select(member.axis, 0).copy_(wrong)
+                return plain_run(pruned, inputs)
+    raise AssertionError("the keep-set removes no output channel")
+
+
+def plain_run(gm: fx.GraphModule, inputs: Inputs) -> list[Tensor]:
+    """The output in eval mode."""
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        return tree_leaves(pruned(*inputs))
-
-
-def plain_run(gm: fx.GraphModule, inputs: tuple) -> list[Tensor]:
-    with torch.no_grad():
-        return tree_leaves(copy.deepcopy(gm).eval()(*inputs))
+        return [leaf for leaf in tree_leaves(gm.eval()(*inputs)) if isinstance(leaf, Tensor)]
 
 
 def difference(a: list[Tensor], b: list[Tensor]) -> float:

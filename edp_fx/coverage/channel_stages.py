@@ -1,0 +1,144 @@
+"""Stages for the channel analysis and for pruning and merging: figures, and the oracles they must pass."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edp_fx.channels import analyze
+from edp_fx.cost import measure
+from edp_fx.coverage import oracle
+from edp_fx.coverage.compare import difference, run
+from edp_fx.coverage.failure import Figures, StageFailed
+from edp_fx.coverage.subject import Subject
+from edp_fx.errors import EdpError
+from edp_fx.passes.prune_and_merge import prune_and_merge
+
+SOUND = 1e-9
+FP32, FP64 = 1e-5, 1e-10
+
+
+def analyze_stage(subject: Subject) -> Figures:
+    """Groups, prunable and exact shares, operations without a rule, seconds."""
+    began = time.perf_counter()
+    graph = subject.shared["channels"] = analyze(_graph(subject), subject.inputs)
+    figures = graph.summary()
+    figures["analyze_seconds"] = round(time.perf_counter() - began, 3)
+    figures["frozen"] = dict(list(figures["frozen"].items())[:5])
+    return figures
+
+
+def sound_stage(subject: Subject) -> Figures:
+    """Pruning against masked execution in float64 at another batch size, for three random keep-sets.
+
+    Also two controls: the masked network differs from the original, and one wrong index is seen.
+    """
+    doubled = _to(copy.deepcopy(_graph(subject)), torch.float64)
+    graph = analyze(doubled, _cast(subject.inputs, torch.float64))
+    inputs = _cast(subject.other, torch.float64)
+    plain = oracle.plain_run(doubled, inputs)
+    figures: Figures = {"max_diff": 0.0, "control": None, "fault": None}
+    for seed in range(3):
+        keep = oracle.random_keep(graph, seed, exact_only=seed == 2)
+        if not keep:
+            continue
+        masked = oracle.masked_run(doubled, graph, keep, inputs)
+        pruned = oracle.pruned_run(doubled, graph, keep, inputs)
+        figures["max_diff"] = max(figures["max_diff"], oracle.difference(masked, pruned))
+        if seed == 0:
+            figures["control"] = oracle.difference(plain, masked)
+            figures["fault"] = oracle.difference(masked, oracle.faulty_run(doubled, graph, keep, inputs))
+    if not figures["max_diff"] <= SOUND:
+        raise StageFailed(f"pruning differs from masked execution by {figures['max_diff']:.1e} σ", figures)
+    if figures["control"] is not None and not figures["control"] > 0.1:
+        raise StageFailed("the masked network equals the original: the check is vacuous", figures)
+    if figures["fault"] is not None and not figures["fault"] > SOUND:
+        raise StageFailed("a wrong index was not seen: the check is vacuous", figures)
+    return figures
+
+
+def prune_merge_stage(subject: Subject) -> Figures:
+    """Half of the exact channels and ranks zeroed, pruned and merged: the function stays, in fp32 and fp64.
+
+    Compared at another batch size and, where the model takes one, another image size; then one backward pass.
+    """
+    if subject.inserted is None:
+        raise EdpError("there is no network with pairs: the insert stage failed")
+    zeroed = copy.deepcopy(subject.inserted).eval()
+    graph = analyze(zeroed, subject.inputs)
+    keep = oracle.random_keep(graph, 0, exact_only=True)
+    oracle.zero_members(zeroed, graph, keep, ("producer", "consumer", "affine", "other"))
+    began = time.perf_counter()
+    small = prune_and_merge(zeroed, subject.inputs)
+    figures: Figures = {"prune_merge_seconds": round(time.perf_counter() - began, 3)}
+    subject.shared["small"] = small
+    figures["macs_ratio"] = round(measure(small, subject.inputs).macs / measure(subject.model, subject.inputs).macs, 4)
+    figures["max_rel_diff"] = difference(run(zeroed, subject.other, train=False), run(small, subject.other, train=False))["output"]
+    figures["max_rel_diff_fp64"] = _double_difference(zeroed, subject)
+    figures["other_size"] = _other_size(zeroed, small, subject)
+    trained = run(small, subject.other, train=True)
+    if figures["max_rel_diff"] > FP32 and figures["max_rel_diff_fp64"] > FP32 * FP64:
+        raise StageFailed(f"PM changed the outputs by {figures['max_rel_diff']:.1e} relative", figures)
+    if figures["max_rel_diff_fp64"] > FP64:
+        raise StageFailed(f"PM changed the fp64 outputs by {figures['max_rel_diff_fp64']:.1e} relative", figures)
+    if not all(bool(g.isfinite().all()) for g in trained.gradients):
+        raise StageFailed("a gradient of the pruned network is not finite", figures)
+    return figures
+
+
+def onnx_stage(subject: Subject) -> Figures:
+    """The pruned and merged network exported and compared under onnxruntime."""
+    from edp_fx.lowering.stages import onnx_stage as lower
+
+    return _checked(lower(subject.shared.get("small") or _graph(subject), subject.inputs))
+
+
+def engine_stage(subject: Subject) -> Figures:
+    """TensorRT-RTX engines of the pruned and merged network, fp32 and fp16."""
+    from edp_fx.lowering.stages import engine_stage as lower
+
+    return _checked(lower(subject.shared.get("small") or _graph(subject), subject.inputs))
+
+
+def _checked(stage: Figures) -> Figures:
+    if not stage.pop("ok"):
+        raise StageFailed(str(stage.pop("reason")), stage)
+    return stage
+
+
+def _graph(subject: Subject) -> fx.GraphModule:
+    if subject.graph is None:
+        raise EdpError("there is no graph: the trace stage failed")
+    return subject.graph
+
+
+def _to(model: nn.Module, dtype: torch.dtype) -> Any:
+    return model.to(dtype)
+
+
+def _cast(inputs: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+
+
+def _double_difference(zeroed: fx.GraphModule, subject: Subject) -> float:
+    """The relative difference that pruning and merging makes in float64."""
+    doubled = _to(copy.deepcopy(zeroed), torch.float64)
+    small = prune_and_merge(doubled, _cast(subject.inputs, torch.float64))
+    wide = _cast(subject.other, torch.float64)
+    return difference(run(doubled, wide, train=False), run(small, wide, train=False))["output"]
+
+
+def _other_size(before: fx.GraphModule, after: fx.GraphModule, subject: Subject) -> float | None:
+    """The relative difference on larger images; None where the graph takes only one size."""
+    larger = tuple(torch.randn(1, *x.shape[1:-2], x.shape[-2] + 32, x.shape[-1] + 32) if x.ndim == 4 else x for x in subject.other)
+    try:
+        reference = run(before, larger, train=False)
+    except Exception:
+        return None
+    return difference(reference, run(after, larger, train=False))["output"]
+
+
