@@ -1,4 +1,5 @@
-"""Example inputs as every part of the library takes them, and weights that make a comparison mean something."""
+"""Example inputs as every part of the library takes them, and weights that make a comparison mean
+something."""
 
 from __future__ import annotations
 
@@ -49,13 +50,18 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.__dict__["training"] = flag
 
 
+def _is_table(parameter: Tensor) -> bool:
+    """Embeddings, tokens, bias tables; a large matrix outside a layer is a layer's weight all the same."""
+    return parameter.ndim > 1 and not (parameter.ndim == 2 and min(parameter.shape) >= 32)
+
+
 @torch.no_grad()
 def randomize_(model: nn.Module, seed: int = 0) -> None:
     """Replace whatever an initialisation leaves constant, so that equality of two networks means something.
 
-    Norm statistics, gammas and betas, layer scales, biases and zero-initialised weights become random, position
-    embeddings and other small tables grow to a visible size. Weights of convolutions and linear layers that are
-    already random stay. The same seed gives the same values on every device.
+    Norm statistics, gammas and betas, layer scales, biases and zero-initialised weights become random,
+    position embeddings, heads and other weights that start almost nil grow to a visible size. Weights of
+    convolutions and linear layers that are already random stay. The same seed gives the same values on every device.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -80,8 +86,10 @@ def randomize_(model: nn.Module, seed: int = 0) -> None:
                     parameter.copy_(normal(parameter, parameter[0].numel() ** -0.5))
                 else:
                     parameter.copy_(normal(parameter, 0.1))
-            elif parameter.ndim > 1 and not heavy and float(parameter.std()) < 0.1:
+            elif _is_table(parameter) and not heavy and float(parameter.std()) < 0.1:
                 parameter.copy_(normal(parameter, 0.2))
+            elif heavy and parameter.ndim > 1 and float(parameter.std()) < 0.1 * parameter[0].numel() ** -0.5:
+                parameter.copy_(normal(parameter, parameter[0].numel() ** -0.5))
         mean, var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
         if isinstance(mean, Tensor) and isinstance(var, Tensor):
             mean.copy_(normal(mean, 0.2))

@@ -1,9 +1,115 @@
-"""``edp-fx coverage``."""
+"""``edp-fx coverage``: which models go through which stages."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+
+from edp_fx.errors import EdpError
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
+    app.command("coverage")(coverage)
+
+
+def coverage(
+    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Models by name.")] = None,
+    filter: Annotated[str | None, typer.Option(metavar="GLOB", help="Models whose name matches.")] = None,
+    families: Annotated[
+        str | None, typer.Option(metavar="smallest|all", help="One model of every timm family, or all models.")
+    ] = None,
+    max_params: Annotated[float, typer.Option(help="Bound of --families all, in millions of parameters.")] = 100,
+    stages: Annotated[str | None, typer.Option(metavar="A,B", help="Stages to run; default: all.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write coverage.jsonl and coverage.md; resumes what is there.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON lines.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Models at a time, one thread each.")] = 1,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds a model may take.")] = 300,
+    memory: Annotated[float, typer.Option(min=0.5, help="GiB a model may take.")] = 12,
+) -> None:
+    """Put models through the stages, one process each, and write down what passes and what does not."""
+    from rich.console import Console
+    from tabulate import tabulate
+
+    from edp_fx.coverage.catalog import choose
+    from edp_fx.coverage.runner import sweep
+    from edp_fx.coverage.table import failures, markdown, stage_names, summary
+
+    entries = choose(models or (), filter, families, max_params * 1e6)
+    names = _stages(stages)
+    path = out / "coverage.jsonl" if out else json_file
+    done = _resume(path, names) if out else {}
+    waiting = [entry for entry in entries if entry.name not in done]
+    records: list[dict[str, Any]] = [done[e.name] for e in entries if e.name in done]
+    if path:
+        _write(path, [*done.values()])
+    console = Console(stderr=True)
+    if len(waiting) < len(entries):
+        console.print(f"{len(entries) - len(waiting)} models are recorded in {path} already")
+    for number, record in enumerate(sweep(waiting, names, jobs=jobs, timeout=timeout, memory=memory), 1):
+        records.append(record)
+        if path:
+            with path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        seconds = sum(record[name]["seconds"] for name in ("build", *names))
+        failed = failures([record])
+        verdict = "; ".join(f"{stage}: {reason}" for _, stage, reason in failed) or "ok"
+        console.print(f"[{number}/{len(waiting)}] {record['model']} {seconds:.1f} s {verdict}", highlight=False, markup=False)
+    if out:
+        everything = {**done, **{r["model"]: r for r in records}}
+        (out / "coverage.md").write_text(markdown([*everything.values()], _command(families, filter, out)))
+    print(tabulate(_rows(records), headers=["model", "params (M)", *stage_names(records)], floatfmt=".1f"))
+    print()
+    print(tabulate(summary(records)))
+
+
+def _stages(wanted: str | None) -> list[str]:
+    from edp_fx.coverage.stages import STAGES
+
+    names = list(STAGES) if wanted is None else [name.strip() for name in wanted.split(",") if name.strip()]
+    for name in names:
+        if name not in STAGES:
+            raise EdpError(f"--stages: {name!r} is not a stage; choose from {', '.join(STAGES)}")
+    return names
+
+
+def _resume(path: Path | None, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Records of an earlier run that have all the stages; a torn last line is dropped."""
+    done: dict[str, dict[str, Any]] = {}
+    if path is None or not path.exists():
+        return done
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if all(name in record for name in names):
+            done[record["model"]] = record
+    return done
+
+
+def _write(path: Path, records: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def _command(families: str | None, filter: str | None, out: Path) -> str:
+    options = f" --families {families}" if families else ""
+    options += f" --filter '{filter}'" if filter else ""
+    return f"edp-fx coverage{options} --out {out}"
+
+
+def _rows(records: list[dict[str, Any]]) -> list[list[Any]]:
+    from edp_fx.coverage.table import stage_names
+
+    def mark(record: dict[str, Any], name: str) -> str:
+        return "yes" if record[name]["ok"] else record[name]["reason"][:60]
+
+    return [
+        [r["model"], (r["params"] or 0) / 1e6, *(mark(r, n) for n in stage_names(records) if n in r)] for r in records
+    ]

@@ -1,0 +1,173 @@
+"""The stages a model goes through. A stage is a function of the subject that returns figures and raises on failure.
+
+To add one, write the function and name it in ``STAGES``, in the order of execution.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edp_fx.coverage import channel_stages
+from edp_fx.coverage.compare import Run, difference, is_finite, run
+from edp_fx.coverage.failure import Figures, StageFailed
+from edp_fx.coverage.subject import Subject
+from edp_fx.errors import EdpError
+from edp_fx.frontend import trace
+from edp_fx.frontend.effective import find_sites
+from edp_fx.inputs import COMPUTE_LAYERS
+from edp_fx.passes.insert import insert
+
+TOLERANCE = 1e-5  # relative, float32
+_DOUBLE_TOLERANCE = 1e-8  # relative, float64
+
+
+def trace_stage(subject: Subject) -> Figures:
+    """Trace; both modes against the model at another batch size; state dict; which layers the graph shows."""
+    model = subject.model
+    graph = subject.graph = trace(model, subject.inputs)
+    executed = _executed_layers(subject)
+    report = graph.meta["edp_fx.trace"]
+    figures: Figures = {
+        "nodes": len(graph.graph.nodes),
+        "size": subject.size,
+        "opaque": [f"{one.node}: {one.reason}" for one in report.opaque],
+        **_visible(subject, executed),
+    }
+    if set(graph.state_dict()) != set(model.state_dict()):
+        raise StageFailed("the graph's state dict has other keys than the model's", figures)
+    _equal(subject, graph, figures, "the traced graph differs from the model", lambda g: g)
+    return figures
+
+
+def train_step_stage(subject: Subject) -> Figures:
+    """One optimiser step of the graph changes every parameter that has a gradient and gives finite numbers."""
+    graph = copy.deepcopy(_graph(subject)).train()
+    optimizer = torch.optim.SGD(graph.parameters(), lr=1e-3)
+    torch.manual_seed(0)
+    outputs = [t for t in torch.utils._pytree.tree_leaves(graph(*subject.other)) if isinstance(t, Tensor)]
+    loss = sum((t.float() ** 2).mean() for t in outputs)
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    reached = sum(p.grad is not None for p in graph.parameters())
+    total = len(list(graph.parameters()))
+    figures = {"loss": float(loss), "with_gradient": reached, "parameters": total}
+    if not loss.isfinite():
+        raise StageFailed("the loss is not finite", figures)
+    optimizer.step()
+    return figures
+
+
+def insert_stage(subject: Subject) -> Figures:
+    """Insert pairs everywhere; the result against the original in both modes."""
+    graph = subject.inserted = insert(copy.deepcopy(_graph(subject)))
+    report = graph.meta["edp_fx.reports"][-1]
+    figures: Figures = {
+        "layers": len(report.rewritten),
+        "refused": len(report.refused),
+        "refusals": _by_reason(report.refused),
+        "insert_seconds": report.facts["seconds"],
+    }
+    _equal(subject, graph, figures, "the network with pairs differs from the original", insert)
+    return figures
+
+
+STAGES: dict[str, Callable[[Subject], Figures]] = {
+    "trace": trace_stage,
+    "train_step": train_step_stage,
+    "insert": insert_stage,
+    "analyze": channel_stages.analyze_stage,
+    "sound": channel_stages.sound_stage,
+    "prune_merge": channel_stages.prune_merge_stage,
+    "onnx": channel_stages.onnx_stage,
+    "engine": channel_stages.engine_stage,
+}
+
+
+def _graph(subject: Subject) -> Any:
+    if subject.graph is None:
+        raise EdpError("there is no graph: the trace stage failed")
+    return subject.graph
+
+
+def _reference(subject: Subject, double: bool = False) -> tuple[Run, Run]:
+    """The original's run in eval and in train mode; computed once."""
+    key = f"reference, double {double}"
+    if key not in subject.shared:
+        model = copy.deepcopy(subject.model).double() if double else subject.model
+        inputs = _cast(subject.other, double)
+        runs = (run(model, inputs, train=False), run(model, inputs, train=True))
+        if not all(map(is_finite, runs)):
+            raise EdpError("the original network gives numbers that are not finite, or all nil: nothing to compare")
+        subject.shared[key] = runs
+    return subject.shared[key]
+
+
+def _cast(inputs: tuple[Tensor, ...], double: bool) -> tuple[Tensor, ...]:
+    return tuple(x.double() if double else x for x in inputs)
+
+
+def _differences(subject: Subject, graph: nn.Module, double: bool = False) -> Figures:
+    evaluated, trained = _reference(subject, double)
+    inputs = _cast(subject.other, double)
+    return {
+        "eval": difference(evaluated, run(graph, inputs, train=False))["output"],
+        **difference(trained, run(graph, inputs, train=True)),
+    }
+
+
+def _equal(
+    subject: Subject, graph: nn.Module, figures: Figures, reason: str, redo: Callable[[fx.GraphModule], nn.Module]
+) -> None:
+    """Compare with the original in float32 and, where rounding alone may explain a difference, in float64.
+
+    Outputs in eval mode must agree in float32. In train mode a batch norm over few samples and every kink of an
+    activation amplify rounding, so there float64, in which ``redo`` repeats the step, decides when float32 cannot.
+    """
+    figures["fp32"] = _differences(subject, graph)
+    figures["max_rel_diff"], figures["precision"] = max(figures["fp32"].values()), "fp32"
+    if figures["max_rel_diff"] > TOLERANCE:
+        figures["fp64"] = _differences(subject, redo(copy.deepcopy(_graph(subject)).double()), double=True)
+        figures["max_rel_diff"], figures["precision"] = max(figures["fp64"].values()), "fp64"
+        if figures["max_rel_diff"] > _DOUBLE_TOLERANCE:
+            raise StageFailed(f"{reason}: {figures['max_rel_diff']:.1e} relative in float64", figures)
+
+
+def _executed_layers(subject: Subject) -> set[int]:
+    """The layers that a run of the model calls, by identity."""
+    called: set[int] = set()
+    handles = [
+        module.register_forward_hook(lambda m, *_: called.add(id(m)))
+        for module in subject.model.modules()
+        if isinstance(module, COMPUTE_LAYERS)
+    ]
+    try:
+        _reference(subject)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return called
+
+
+def _visible(subject: Subject, executed: set[int]) -> Figures:
+    """How many layers are nodes of the graph, of those that a run executes by calling them or by their weight."""
+    sites = [site for site in find_sites(_graph(subject)) if site.weight is not None or site.module is not None]
+    visible = {id(site.weight) if site.module is None else _weight_id(site.module) for site in sites}
+    called = {_weight_id(m) for m in subject.model.modules() if id(m) in executed}
+    return {"layers": len(visible | called), "visible": len(visible)}
+
+
+def _weight_id(layer: nn.Module) -> int:
+    return id(layer._parameters.get("weight", layer))
+
+
+def _by_reason(refused: list[Any]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for one in refused:
+        key = one.reason.split(":")[0]
+        counts[key] = counts.get(key, 0) + 1
+    return counts
