@@ -19,6 +19,7 @@ from edp_fx.lowering.plan import Plan
 from edp_fx.lowering.precision import cast_inputs, dtype_of, prepare
 from edp_fx.lowering.profile import Profile, Range
 from edp_fx.lowering.verify import Verification, session, verify
+from edp_fx.lowering.words import one_line
 
 TARGETS = ("tensorrt", "tensorrt-rtx", "onnxruntime", "onnx")
 
@@ -226,9 +227,7 @@ def _fused(data: bytes) -> bytes:
         try:
             ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise LoweringError(
-                f"onnxruntime refused the ONNX file: {' '.join(str(error).split())[:300]}"
-            ) from error
+            raise LoweringError(f"onnxruntime refused the ONNX file: {one_line(error)}") from error
         fused = Path(folder, "fused.onnx").read_bytes()
     session(fused)
     return fused

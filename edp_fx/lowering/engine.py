@@ -12,7 +12,18 @@ from torch import Tensor
 
 from edp_fx.errors import LoweringError
 from edp_fx.lowering import sidecar
+from edp_fx.lowering.profile import Range
 from edp_fx.lowering.tensorrt import _logger, load_module, require_gpu
+from edp_fx.lowering.words import one_line
+
+_ONNX_TYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(double)": torch.float64,
+    "tensor(int64)": torch.int64,
+    "tensor(int32)": torch.int32,
+    "tensor(bool)": torch.bool,
+}
 
 
 class OnnxEngine:
@@ -28,11 +39,25 @@ class OnnxEngine:
         try:
             self.session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise LoweringError(
-                f"onnxruntime refused the ONNX file: {' '.join(str(error).split())[:300]}"
-            ) from error
+            raise LoweringError(f"onnxruntime refused the ONNX file: {one_line(error)}") from error
         self._inputs = [(value.name, value.type) for value in self.session.get_inputs()]
         self.device = torch.device("cpu")
+
+    @property
+    def batch(self) -> Range | None:
+        """The batch sizes it takes, None for any."""
+        rows = self.session.get_inputs()[0].shape[0]
+        return Range.of(rows) if isinstance(rows, int) else None
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """Inputs of the file's shapes with one row; LoweringError for a varying image size."""
+        made = []
+        for value in self.session.get_inputs():
+            if any(not isinstance(size, int) for size in value.shape[1:]):
+                raise LoweringError(f"input {value.name!r} has a varying image size: lower with a fixed one")
+            shape = [size if isinstance(size, int) else 1 for size in value.shape]
+            made.append(torch.zeros(shape, dtype=_ONNX_TYPES.get(value.type, torch.float32)))
+        return tuple(made)
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Run on ``inputs`` (cast to the file's types); raises LoweringError where their shapes do not
@@ -41,14 +66,11 @@ class OnnxEngine:
         _check_count(len(inputs), len(self._inputs))
         feed = {}
         for (name, kind), tensor in zip(self._inputs, inputs):
-            wanted = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}.get(
-                kind, tensor.dtype
-            )
-            feed[name] = tensor.detach().to("cpu", wanted).numpy()
+            feed[name] = tensor.detach().to("cpu", _ONNX_TYPES.get(kind, tensor.dtype)).numpy()
         try:
             outputs = self.session.run(None, feed)
         except Exception as error:
-            raise LoweringError(f"onnxruntime could not run: {' '.join(str(error).split())[:300]}") from error
+            raise LoweringError(f"onnxruntime could not run: {one_line(error)}") from error
         return _unwrap([torch.from_numpy(value) for value in outputs])
 
 
@@ -96,6 +118,26 @@ class TensorRTEngine:
             tensor.record_stream(caller)
         return _unwrap(results)
 
+    @property
+    def batch(self) -> Range | None:
+        """The batch sizes it takes."""
+        low, usual, high = (int(shape[0]) for shape in self._profile(self.input_names[0]))
+        return Range(low, usual, high)
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """Inputs of the usual shapes with as few rows as the profile allows, on the GPU."""
+        made = []
+        for name in self.input_names:
+            low, usual, _ = self._profile(name)
+            made.append(torch.zeros((low[0], *usual[1:]), dtype=self._dtypes[name], device=self.device))
+        return tuple(made)
+
+    def _profile(self, name: str) -> list[tuple[int, ...]]:
+        shape = tuple(self._engine.get_tensor_shape(name))
+        if all(size >= 0 for size in shape):
+            return [shape] * 3
+        return [tuple(one) for one in self._engine.get_tensor_profile_shape(name, 0)]
+
     def _new_context(self) -> Any:
         context = self._engine.create_execution_context()
         if context is None:
@@ -110,10 +152,9 @@ class TensorRTEngine:
     def _bind(self, context: Any, given: list[Tensor]) -> list[Tensor]:
         for name, tensor in zip(self.input_names, given):
             if not context.set_input_shape(name, tuple(tensor.shape)):
-                low, _, high = self._engine.get_tensor_profile_shape(name, 0)
+                low, _, high = self._profile(name)
                 raise LoweringError(
-                    f"input {name!r} has shape {tuple(tensor.shape)}; "
-                    f"the engine takes {tuple(low)} to {tuple(high)}"
+                    f"input {name!r} has shape {tuple(tensor.shape)}; the engine takes {low} to {high}"
                 )
             context.set_tensor_address(name, tensor.data_ptr())
         outputs = []

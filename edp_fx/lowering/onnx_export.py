@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from edp_fx.errors import LoweringError
-from edp_fx.lowering.profile import Profile
+from edp_fx.lowering.profile import Profile, Range
 
 # Opset 23 adds an Attention operator which TensorRT-RTX 1.7 parses and then cannot build in float32.
 OPSET = 20
+
+_IMAGE_STEP = 32
 
 _TWO_GIB = 2**31 - 1
 
@@ -66,7 +68,7 @@ def export_onnx(model: nn.Module, inputs: tuple[Tensor, ...], profile: Profile) 
         spec = {}
         for axis, (name, size) in one.items():
             if not size.static:
-                spec[axis] = dims.setdefault(name, torch.export.Dim(name, min=size.min, max=size.max))
+                spec[axis] = dims.setdefault(name, _dim(name, size))
         shapes.append(spec or None)
     # torch.export specialises a size it sees as 0 or 1, so what varies is shown as something else.
     batch = profile.batch.min if profile.batch.static else max(2, profile.batch.min)
@@ -75,11 +77,12 @@ def export_onnx(model: nn.Module, inputs: tuple[Tensor, ...], profile: Profile) 
     names = _input_names(model, len(inputs))
     with torch.no_grad(), quiet():
         try:
-            outputs = _flatten(model(*shown))
-            program = torch.export.export(model, shown, dynamic_shapes=_shaped(model, shapes))
+            shaped = _shaped(model, shapes)
+            program = torch.export.export(model, shown, dynamic_shapes=shaped)
         except Exception as error:
             raise LoweringError(f"torch.export refused the model: {_reason(error, dims)}") from error
-        output_names = ["output"] if len(outputs) == 1 else [f"output_{i}" for i in range(len(outputs))]
+        outputs = _count_outputs(program)
+        output_names = ["output"] if outputs == 1 else [f"output_{i}" for i in range(outputs)]
         try:
             exported: Any = torch.onnx.export(
                 program,
@@ -87,6 +90,7 @@ def export_onnx(model: nn.Module, inputs: tuple[Tensor, ...], profile: Profile) 
                 opset_version=OPSET,
                 input_names=names,
                 output_names=output_names,
+                dynamic_shapes=shaped,  # names the axes
                 external_data=False,
                 verbose=False,
             )
@@ -101,6 +105,18 @@ def export_onnx(model: nn.Module, inputs: tuple[Tensor, ...], profile: Profile) 
         )
     data = proto.SerializeToString()
     return Exported(data, exported.exported_program, shown, names, output_names, profile, locations)
+
+
+def _dim(name: str, size: Range) -> Any:
+    """A named varying size. Image sizes in steps of 32, where the range is: networks that halve the image
+    five times and add what was halved in two ways hold for no other step.
+    """
+    step = _IMAGE_STEP if name != "batch" else 1
+    if size.min % step or size.opt % step or size.max % step:
+        step = 1
+    if step == 1:
+        return torch.export.Dim(name, min=size.min, max=size.max)
+    return step * torch.export.Dim(f"_{name}", min=size.min // step, max=size.max // step)
 
 
 def _input_names(model: nn.Module, count: int) -> list[str]:
@@ -124,11 +140,11 @@ def _shaped(model: nn.Module, shapes: list[Any]) -> Any:
     return tuple(shapes)
 
 
-def _flatten(value: Any) -> list[Tensor]:
-    leaves = torch.utils._pytree.tree_leaves(value)
-    if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
+def _count_outputs(program: Any) -> int:
+    kinds = [spec for spec in program.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
+    if not kinds or any(type(spec.arg).__name__ != "TensorArgument" for spec in kinds):
         raise LoweringError("the model must return tensors (or lists, tuples, dicts of them)")
-    return leaves
+    return len(kinds)
 
 
 def _reason(error: BaseException, dims: dict[str, Any]) -> str:

@@ -127,21 +127,22 @@ def _set_profile(builder: Any, network: Any, config: Any, options: BuildOptions)
     varying = []
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        if all(size >= 0 for size in tensor.shape):
+        network_input = network.get_input(index)
+        if all(size >= 0 for size in network_input.shape):
             continue
-        if tensor.name not in options.shapes:
+        if network_input.name not in options.shapes:
             raise LoweringError(
-                f"input {tensor.name!r} {tuple(tensor.shape)} varies without a profile: give min, opt, max"
+                f"input {network_input.name!r} {tuple(network_input.shape)} varies without a profile: "
+                "give its least, usual and greatest shape"
             )
-        low, usual, high = options.shapes[tensor.name]
+        low, usual, high = options.shapes[network_input.name]
         try:
-            profile.set_shape(tensor.name, low, usual, high)
+            profile.set_shape(network_input.name, low, usual, high)
         except Exception as error:
             raise LoweringError(
-                f"profile of input {tensor.name!r} refused: {low}, {usual}, {high}: {error}"
+                f"profile of input {network_input.name!r} refused: {low}, {usual}, {high}: {error}"
             ) from error
-        varying.append(tensor.name)
+        varying.append(network_input.name)
     if varying:
         config.add_optimization_profile(profile)
 
@@ -219,10 +220,10 @@ def _parser_reason(parser: Any) -> str:
     """The first error of the parser, with its node."""
     if not parser.num_errors:
         return "no reason given"
-    error = parser.get_error(0)
-    name, operator = error.node_name(), error.node_operator()
-    where = f"node {name or error.node()} ({operator}): " if operator else ""
-    return where + _plain(error.desc())
+    failure = parser.get_error(0)
+    name, operator = failure.node_name(), failure.node_operator()
+    where = f"node {name or failure.node()} ({operator}): " if operator else ""
+    return where + _plain(failure.desc())
 
 
 def _builder_reason(trt: Any, logger: Any) -> str:

@@ -1,0 +1,95 @@
+"""Latency: medians and 95th percentiles of calls run in turns, so that what slows the machine slows all
+alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edp_fx.inputs import normalize
+from edp_fx.lowering.engine import OnnxEngine
+from edp_fx.lowering.onnx_export import export_onnx
+from edp_fx.lowering.precision import prepare
+from edp_fx.lowering.profile import Profile, Range
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds a call over ``runs`` calls."""
+
+    median_ms: float
+    p95_ms: float
+    runs: int
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    seconds: float = 2.0,
+    min_runs: int = 10,
+    max_runs: int = 1000,
+    warmup: int = 3,
+) -> dict[str, Latency]:
+    """Time each of ``calls`` in rounds of one run each, for about ``seconds`` in all but at least
+    ``min_runs`` rounds.
+
+    The order rotates from round to round, so no call always follows the same other. On a GPU each run is
+    waited for.
+    """
+    names = list(calls)
+    for _ in range(warmup):
+        for name in names:
+            calls[name]()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    end = time.perf_counter() + seconds
+    count = 0
+    while count < min_runs or (time.perf_counter() < end and count < max_runs):
+        for shift in range(len(names)):
+            name = names[(count + shift) % len(names)]
+            _wait()
+            start = time.perf_counter()
+            calls[name]()
+            _wait()
+            times[name].append(1e3 * (time.perf_counter() - start))
+        count += 1
+    return {
+        name: Latency(float(np.median(values)), float(np.percentile(values, 95)), len(values))
+        for name, values in times.items()
+    }
+
+
+def onnx_latency(
+    models: Mapping[str, nn.Module],
+    example_inputs: Tensor | tuple[Tensor, ...],
+    *,
+    batch: int = 1,
+    threads: int = 1,
+    seconds: float = 2.0,
+) -> dict[str, Latency]:
+    """Latency of each model in float32 under onnxruntime on the CPU at a batch of ``batch``, timed in turns.
+
+    Raises LoweringError where one cannot be exported.
+    """
+    inputs = tuple(x.detach().cpu() for x in normalize(example_inputs))
+    profile = Profile(Range.of(batch))
+    calls = {}
+    for name, model in models.items():
+        exported = export_onnx(prepare(model, "fp32"), inputs, profile)
+        calls[name] = _bound(OnnxEngine(exported.data, threads), exported.inputs)
+    return interleaved(calls, seconds=seconds)
+
+
+def _bound(engine: OnnxEngine, inputs: tuple[Tensor, ...]) -> Callable[[], Any]:
+    return lambda: engine(*inputs)
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
