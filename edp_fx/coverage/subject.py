@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,14 +15,14 @@ from edp_fx.inputs import eval_mode, randomize_
 from edp_fx.models import load_model
 
 _SIZES = (96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
-# Regularisation on, so that train mode is not eval mode by another name; tried from the fullest on.
-_REGULAR: tuple[dict[str, float], ...] = (
-    {"drop_rate": 0.1, "drop_path_rate": 0.1, "attn_drop_rate": 0.1, "proj_drop_rate": 0.1},
-    {"drop_rate": 0.1, "drop_path_rate": 0.1, "attn_drop_rate": 0.1},
-    {"drop_rate": 0.1, "drop_path_rate": 0.1},
-    {"drop_rate": 0.1},
-    {},
-)
+# Regularisation on, so that train mode is not eval mode by another name; what a constructor does not know is dropped.
+_OPTIONS = {
+    "img_size": _SIZES[0],
+    "drop_rate": 0.1,
+    "drop_path_rate": 0.1,
+    "attn_drop_rate": 0.1,
+    "proj_drop_rate": 0.1,
+}
 
 
 @dataclass
@@ -80,24 +79,15 @@ def _timm(name: str) -> tuple[nn.Module, int]:
     if not timm.is_model(name):
         load_model(name)  # raises with the nearest names
 
-    def create(options: dict[str, Any], meta: bool) -> nn.Module:
-        with torch.device("meta") if meta else contextlib.nullcontext():
-            return timm.create_model(name, **options)
-
-    sized = _accepts(create, {"img_size": _SIZES[0]}, otherwise=(ValueError, AssertionError, RuntimeError))
-    options = next(o for o in _REGULAR if not o or _accepts(create, o))
-    trial = None if sized else _trial(create, {})
+    options: dict[str, Any] = dict(_OPTIONS)
     for size in (*_SIZES, _own_size(name)):
-        extra = {"img_size": size} if sized else {}
-        try:
-            probe = _trial(create, extra) if trial is None else trial
-        except Exception:
-            continue
-        if _runs(probe, size):
+        if "img_size" in options:
+            options["img_size"] = size
+        probe = _probe(name, options)
+        if probe is not None and _runs(probe, size):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                model = create({**options, **extra}, False)
-            return model, size
+                return timm.create_model(name, **options), size
     raise ModelError(f"{name} runs at none of the image sizes {_SIZES}")
 
 
@@ -108,27 +98,23 @@ def _own_size(name: str) -> int:
     return int(config.input_size[-1]) if config is not None else 224
 
 
-def _accepts(create: Any, options: dict[str, Any], otherwise: tuple[type[Exception], ...] = ()) -> bool:
-    """Whether a constructor takes keyword arguments; ``otherwise`` are errors that mean yes."""
-    for meta in (True, False):
-        try:
-            create(options, meta)
-            return True
-        except TypeError as error:
-            if "argument" in str(error):
-                return False
-        except otherwise:
-            return True
-        except Exception:
-            continue
-    return False
+def _probe(name: str, options: dict[str, Any]) -> nn.Module | None:
+    """The model without memory for its weights, where it can be made so; drops options it does not know."""
+    import timm
 
-
-def _trial(create: Any, options: dict[str, Any]) -> nn.Module:
-    try:
-        return create(options, True)
-    except Exception:
-        return create(options, False)
+    for device in ("meta", "cpu"):
+        for _ in range(len(options) + 1):
+            try:
+                with torch.device(device):
+                    return timm.create_model(name, **options)
+            except TypeError as error:
+                unknown = [key for key in options if f"'{key}'" in str(error)]
+                if not unknown:
+                    break
+                del options[unknown[0]]
+            except Exception:
+                break  # a size it cannot be built for, or an initialisation that reads values
+    return None
 
 
 def _runs(model: nn.Module, size: int) -> bool:
