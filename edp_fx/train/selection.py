@@ -144,6 +144,10 @@ def hull_prices(loss: Scores, saved: Scores) -> Scores:
             break
         prices[at : at + best + 1] = slopes[best]
         x, y, at = float(saved[at + best]), float(loss[at + best]), at + best + 1
+        steps, losses = np.diff(saved[at - 1 :]), np.diff(loss[at - 1 :])
+        if len(steps) and steps.min() > 0 and bool((np.diff(losses / steps) >= 0).all()):
+            prices[at:] = losses / steps  # convex from here on: every removal is its own price
+            break
     return prices
 
 
