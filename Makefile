@@ -19,7 +19,7 @@ demo: $(STAMP)
 	$(BIN)/edp-fx compress resnet18 --data digits --macs 0.4 --epochs 10 --out demo --overwrite
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not gpu' -n 2
+	$(BIN)/python -m pytest -n 2
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -195,6 +195,8 @@ def _moved(item: Any, mask: np.ndarray, original: Any) -> Any:
     wanted = position[chosen[mask[chosen]]]
     if np.array_equal(np.arange(int(mask.sum()))[item], wanted):
         return original
+    if not wanted.size:
+        return slice(0, 0)
     start, stop = int(wanted[0]), int(wanted[-1]) + 1
     if np.array_equal(np.arange(start, stop), wanted):
         return slice(start, stop)

@@ -23,11 +23,13 @@ class Factor:
     """One label array of a tensor.
 
     ``atoms`` has the tensor's number of dimensions and size 1 along every axis it does not depend on. ``zero``
-    tells that the tensor's entries are exactly 0 wherever the atom's own parameter entries are 0.
+    tells that the tensor's entries are exactly 0 wherever the atom's own parameter entries are 0. ``virtual``: the
+    labels were born with a stretched axis, whose entries are all alike and can follow whatever they meet.
     """
 
     atoms: np.ndarray
     zero: bool = True
+    virtual: bool = False
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -36,7 +38,7 @@ class Factor:
 
     def with_atoms(self, atoms: np.ndarray) -> Factor:
         """The same factor with other labels."""
-        return Factor(atoms, self.zero)
+        return Factor(atoms, self.zero, self.virtual)
 
 
 Labels = tuple[Factor, ...]
@@ -55,11 +57,6 @@ def on_axis(labels: Labels, axis: int) -> Factor | None:
         if factor.atoms.shape[axis] > 1:
             return factor
     return None
-
-
-def is_sorted_out(factor: Factor) -> bool:
-    """True where nothing can be removed: the factor varies along no axis."""
-    return not factor.axes
 
 
 def compress(atoms: np.ndarray) -> np.ndarray:

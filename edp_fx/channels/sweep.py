@@ -47,12 +47,31 @@ class Sweep(TorchDispatchMode):
         return self._labels.get(tensor, ())
 
     def set(self, tensor: Tensor, factors: Any) -> None:
-        """Give ``tensor`` its factors; jointly labelled ones are remembered as boxes to keep rectangular."""
-        kept = drop_trivial(factors)
+        """Give ``tensor`` its factors; jointly labelled ones are remembered as boxes to keep rectangular.
+
+        Two factors on one axis (two labelled axes were merged) cannot be told apart later: they are frozen.
+        """
+        factors = list(factors)
+        for factor in factors:
+            if not factor.axes:
+                self.freeze(factor, "an index alone on its axis")
+        kept = self._disjoint(drop_trivial(factors))
         self._labels[tensor] = kept
         for factor in kept:
             if len(factor.axes) > 1:
                 self.ledger.grids.append(Grid(self.where, factor.atoms))
+
+    def _disjoint(self, factors: Labels) -> Labels:
+        if len({axis for factor in factors for axis in factor.axes}) == sum(len(factor.axes) for factor in factors):
+            return factors
+        kept: list[Factor] = []
+        for k, factor in enumerate(factors):
+            others = [one for j, one in enumerate(factors) if j != k and set(one.axes) & set(factor.axes)]
+            if all(one.virtual for one in others) and not (factor.virtual and others):
+                kept.append(factor)
+            else:
+                self.freeze(factor, "merged with another labelled axis")
+        return tuple(kept)
 
     def birth(self, name: str, meta: Tensor) -> None:
         """Fresh atoms for every axis of a parameter or buffer. Integers are indices, not channels: none for them."""

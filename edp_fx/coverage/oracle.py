@@ -138,7 +138,7 @@ def faulty_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarr
     """The output of a pruned copy in which one layer has kept a wrong channel: what the oracle must catch."""
     pruned = prune(copy.deepcopy(gm).eval(), graph, keep).graph_module
     kept = graph.parameter_keep(keep)
-    for group_id in keep:
+    for group_id in sorted(keep, key=lambda one: -graph.group(one).macs_share):
         for member in graph.group(group_id).members:
             indices = kept.get(member.parameter, {}).get(member.axis)
             gone = np.setdiff1d(np.flatnonzero(member.owner >= 0), indices) if indices is not None else []

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from edp_fx.channels.rules.movement import MOVEMENT
+from edp_fx.channels.rules.movement import MOVEMENT, expand
 from edp_fx.channels.rules.normalise import NORMALISE
 from edp_fx.channels.rules.pointwise import POINTWISE_EXTRA, pointwise
 from edp_fx.channels.rules.product import PRODUCT
@@ -33,7 +33,7 @@ def apply_rule(sweep: Sweep, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     if rule is None and torch.Tag.pointwise in func.tags:
         rule = pointwise
     if rule is not None:
-        if rule is pointwise or _has_labels(sweep, args, kwargs):
+        if rule in (pointwise, expand) or _has_labels(sweep, args, kwargs):
             rule(sweep, func, args, kwargs, out)
         return
     touched = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and sweep.labels(leaf)]

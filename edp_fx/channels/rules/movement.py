@@ -67,6 +67,16 @@ def _blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], lis
     return blocks
 
 
+def restride(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
+    """as_strided: other strides for the same sizes change nothing; any other window is fixed."""
+    source = args[0]
+    if tuple(args[1]) == tuple(source.shape) and (len(args) < 4 or not args[3]):
+        sweep.set(out, sweep.labels(source))
+        return
+    for factor in sweep.labels(source):
+        sweep.freeze(factor, "seen through other strides")
+
+
 def permute(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
     """permute, transpose, t: found by moving a list of axis numbers."""
     source = args[0]
@@ -76,10 +86,14 @@ def permute(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> Non
 
 
 def expand(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
-    """New leading axes and stretched ones do not depend on any channel."""
+    """A stretched axis gets labels of its own: its entries are all alike, so its length can follow what it meets."""
     source = args[0]
-    lead = (1,) * (out.ndim - source.ndim)
-    sweep.set(out, [factor.with_atoms(factor.atoms.reshape(lead + factor.atoms.shape)) for factor in sweep.labels(source)])
+    added = out.ndim - source.ndim
+    factors = [factor.with_atoms(factor.atoms.reshape((1,) * added + factor.atoms.shape)) for factor in sweep.labels(source)]
+    for axis in range(added, out.ndim):
+        if source.shape[axis - added] == 1 and out.shape[axis] > 1:
+            factors.append(Factor(vector(sweep.ledger.born(out.shape[axis]), axis, out.ndim), False, True))
+    sweep.set(out, factors)
 
 
 def along_axis(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
@@ -143,6 +157,7 @@ def _join(sweep: Sweep, tensors: list[Tensor], labels: list[Any], axis: int, out
         if len(present) < len(labels):
             for factor in plain:
                 sweep.freeze(factor, "concatenated with a tensor whose size is fixed here")
+            continue
         for factor in plain[1:]:
             sweep.tie(plain[0].atoms, factor.atoms)
         factors.append(Factor(plain[0].atoms, all(factor.zero for factor in plain)))
@@ -231,7 +246,7 @@ def fold(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
 
 
 def same_op(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """flip, pixel_shuffle, im2col …: run the operation on the expanded labels, then compress."""
+    """flip, pixel_unshuffle, im2col …: run the operation on the expanded labels, then compress."""
     source = args[0]
     factors = []
     for factor in sweep.labels(source):
@@ -240,6 +255,15 @@ def same_op(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         moved[moved == FROZEN] = WILDCARD if not (factor.atoms == FROZEN).any() else FROZEN
         factors.append(factor.with_atoms(compress(moved)))
     sweep.set(out, factors)
+
+
+def pixel_shuffle(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
+    """Channels become pixels: what is left of them may go, rows and columns of pixels may not."""
+    same_op(sweep, func, args, kwargs, out)
+    for factor in sweep.labels(out):
+        pixels = tuple(axis for axis in factor.axes if axis >= out.ndim - 2)
+        if pixels:
+            sweep.ledger.grids.append(Grid(sweep.where, factor.atoms, pixels))
 
 
 def index(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
@@ -316,6 +340,7 @@ for _rule, _packets in {
         aten._to_copy, aten.detach, aten.alias, aten.lift_fresh, aten.lift_fresh_copy, aten._reshape_alias, aten.dropout,
         aten._reshape_copy,
     ),
+    restride: (aten.as_strided, aten.as_strided_),
     permute: (aten.permute, aten.transpose, aten.t, aten.numpy_T, aten.permute_copy),
     expand: (aten.expand,),
     along_axis: (aten.select, aten.slice, aten.unbind, aten.split, aten.split_with_sizes, aten.narrow, aten.split_with_sizes_copy, aten.unsafe_split, aten.chunk, aten.tensor_split, aten.unsafe_chunk),
@@ -324,10 +349,11 @@ for _rule, _packets in {
     roll: (aten.roll,),
     halves: (aten.glu,),
     fold: (aten.col2im,),
+    pixel_shuffle: (aten.pixel_shuffle,),
     pad: (aten.constant_pad_nd,),
     repeat: (aten.repeat,),
     same_op: (
-        aten.flip, aten.pixel_shuffle, aten.pixel_unshuffle, aten.channel_shuffle, aten.im2col, aten.unfold, aten.rot90,
+        aten.flip, aten.pixel_unshuffle, aten.channel_shuffle, aten.im2col, aten.unfold, aten.rot90,
         aten.reflection_pad1d, aten.reflection_pad2d, aten.reflection_pad3d,
         aten.replication_pad1d, aten.replication_pad2d, aten.replication_pad3d, aten.tril, aten.triu,
     ),
