@@ -89,7 +89,7 @@ class Job:
         if self.policy not in POLICIES:
             raise BudgetError(f"--policy {self.policy}: unknown; take one of {', '.join(POLICIES)}")
         if self.policy == "budget" and self.budget is None:
-            raise BudgetError("give a budget: --macs, --params or --latency, a share in (0, 1]")
+            raise BudgetError("give a budget: --macs or --params, a share in (0, 1]")
         make_importance(self.importance)
         check_spec(self.data)
         check_directory(self.out, overwrite=self.overwrite, resume=self.resume)
@@ -169,7 +169,7 @@ class Runner:
 
         started = time.perf_counter()
         budget = job.budget
-        asked = {budget.metric: budget.value} if budget else {}
+        asked: dict[str, Any] = {budget.metric: budget.value} if budget else {}
         compact = compress(
             model,
             data.train,
@@ -294,6 +294,8 @@ class Runner:
         self._lap("test", started)
         inputs = tuple(tensor.cpu() for tensor in loaded.example_inputs)
         extra = {"model": job.model, "data": job.data, "img_size": data.img_size, "classes": data.num_classes}
+        if job.pretrained:  # evaluation must normalise as training did
+            extra |= {"mean": list(loaded.mean), "std": list(loaded.std)}
         columns: dict[str, dict[str, Any]] = {}
         lowered: dict[str, Any] = {}
         started = time.perf_counter()
@@ -355,7 +357,7 @@ class Runner:
         from edp_fx.frontend import trace
 
         gm = network if isinstance(network, fx.GraphModule) else trace(network, inputs)
-        save(gm, directory, extra=extra)
+        save(gm, directory, inputs, extra=extra)
         return sum(path.stat().st_size for path in directory.glob("*.safetensors"))
 
     def _lower(self, network: nn.Module, inputs: tuple[Any, ...], directory: Path) -> Any:

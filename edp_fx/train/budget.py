@@ -60,6 +60,6 @@ def check_reachable(budget: Budget, dense: float, least: float) -> None:
     if least > target:
         share = math.ceil(1e4 * least / dense) / 1e4
         raise BudgetError(
-            f"budget {budget.metric}={budget.value:g} cannot be reached: the least that can is {share:g} of the "
-            f"dense network ({least:.6g} of {dense:.6g}); layers that may not be pruned cost the rest"
+            f"budget {budget.metric}={budget.value:g} cannot be reached: the least that can is {share:g} of "
+            f"the dense network ({least:.6g} of {dense:.6g}); layers that may not be pruned cost the rest"
         )

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from edp_fx.pairs import Pair
-from edp_fx.train.gains import coefficient_gains
+from edp_fx.train.factors import coefficient_gains, factors
 from edp_fx.train.importance import Context, Importance
 from edp_fx.train.structure import Modes
 
@@ -92,7 +92,7 @@ def _eligible(pair: Pair) -> bool:
     if type(basis).forward not in (nn.Conv2d.forward, nn.Linear.forward):
         return False
     plain = not isinstance(basis, nn.Conv2d) or (basis.groups == 1 and basis.padding_mode == "zeros")
-    return plain and basis.weight[0].numel() <= MAX_FEATURES
+    return plain and factors(pair)[0][0].numel() <= MAX_FEATURES
 
 
 def _collector(name: str, basis: nn.Module, grams: dict[str, Tensor]) -> Callable[..., None]:
@@ -128,9 +128,10 @@ def _resplit(pair: Pair, gram: Tensor, gain: Tensor | None) -> Tensor:
     eye = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
     lower = torch.linalg.cholesky(gram.double() + ridge * eye)
     left, singular, right = torch.linalg.svd(scale[:, None] * (weight @ lower), full_matrices=False)
-    ranks = pair.basis.weight.shape[0]
+    old_basis, old_coefficient = factors(pair)
+    ranks = len(old_basis)
     coefficient = (left * singular / scale[:, None])[:, :ranks]
     basis = torch.linalg.solve_triangular(lower, right[:ranks], upper=False, left=False)
-    pair.coefficient.weight.copy_(coefficient.reshape(pair.coefficient.weight.shape).float())
-    pair.basis.weight.copy_(basis.reshape(pair.basis.weight.shape).float())
+    old_coefficient.copy_(coefficient.reshape(old_coefficient.shape))
+    old_basis.copy_(basis.reshape(old_basis.shape))
     return (singular[:ranks] ** 2).float()

@@ -18,7 +18,8 @@ from edp_fx.errors import BudgetError, CheckpointError
 from edp_fx.inputs import normalize
 from edp_fx.train.budget import Budget, check_reachable
 from edp_fx.train.elements import Elements, Keep
-from edp_fx.train.gains import coefficient_gains
+from edp_fx.train.factors import coefficient_gains
+from edp_fx.train.fading import NEVER, Fading
 from edp_fx.train.importance import Context, Importance, make_importance
 from edp_fx.train.optimizer import carry_state
 from edp_fx.train.prices import Prices
@@ -29,7 +30,6 @@ from edp_fx.train.selection import Flags, Selector
 from edp_fx.train.structure import Modes, fuse, outputs, relative_difference, reshape, unfuse
 
 POLICIES = ("budget", "lambda")
-NEVER = -1
 BALANCE_EVERY = 100
 
 
@@ -100,7 +100,7 @@ class Compressor:
         self._survey()
         self.refused = refusals(self.gm, self.graph, self.kinds, allow_inexact)
         self._shapes = layer_shapes(self.gm)
-        self.born = np.full(self.elements.n, NEVER, dtype=np.int64)
+        self.fading = Fading(self.elements, self.schedule)
         self.floors = np.maximum(1, np.ceil(floor * self.elements.sizes)).astype(np.int64)
         self.dense = float(self.cost.dense)
         self.target = budget.target(self.dense) if budget else 0.0
@@ -131,8 +131,6 @@ class Compressor:
     def _bind(self) -> None:
         self._parameters = dict(self.gm.named_parameters())
         self._proximal = Proximal(self.elements, self.strength) if self.policy == "lambda" else None
-        self._touched: list[Any] = []
-        self._mark_touched()
 
     def _check_floors(self, budget: Budget) -> None:
         """Lower the floors where the budget needs it; refuse what even floors of one cannot reach."""
@@ -196,22 +194,21 @@ class Compressor:
             self._shrink_norms(self._proximal)
         elif self.schedule.decides(self.count):
             self._decide(final=self.count == self.schedule.last)
-        if self._touched:
-            self._fade()
+        if self.fading.apply(self._parameters, self.count):
+            self._now = self._selector().total(self.fading.living(self.count))
         if self.schedule.shrinks_at(self.count):
             return self._shrink(final=self.policy == "budget" and self.count >= self.schedule.stop)
         return False
 
     def _decide(self, *, final: bool, rounds: int = 1) -> None:
         started = time.perf_counter()
-        alive = self.born == NEVER
+        alive = self.fading.spared
         progress = 1.0 if final else self.schedule.progress(self.count)
         goal = self.dense + (self.target - self.dense) * progress
         scores = self._agreed(self.importance.scores(self._context()))
         left = self._selector().choose(alive, scores, goal, fill=final, rounds=rounds)
-        self.born[alive & ~left] = self.count
+        self.fading.doom(alive & ~left, self.count)
         self.importance.reset()
-        self._mark_touched()
         self.events.append(
             {
                 "event": "decision",
@@ -231,51 +228,23 @@ class Compressor:
             distributed.broadcast(scores, src=0)
         return scores.double().cpu().numpy()
 
-    def _fade(self) -> None:
-        """Multiply the gates of the doomed by what the schedule leaves of them; the dead stay exactly
-        zero."""
-        age = self.count - self.born
-        gates = np.array([self.schedule.gate(step) for step in range(self.schedule.fade + 1)])
-        now = gates[np.clip(age, 0, self.schedule.fade)]
-        before = gates[np.clip(age - 1, 0, self.schedule.fade)]
-        factor = np.ones(self.elements.n + 1, dtype=np.float32)
-        doomed = self.born != NEVER
-        factor[:-1][doomed] = np.where(before > 0, now / np.maximum(before, 1e-12), 0.0)[doomed]
-        device = next(iter(self._parameters.values())).device
-        on_device = torch.from_numpy(factor).to(device)
-        for site in self._touched:
-            self.elements.scale(site, self._parameters[site.parameter], on_device)
-        if bool((doomed & (age == self.schedule.fade)).any()):
-            self._now = self._selector().total(self._living())
-
-    def _living(self) -> Flags:
-        """What is not exactly zero."""
-        return (self.born == NEVER) | (self.count - self.born < self.schedule.fade)
-
-    def _mark_touched(self) -> None:
-        """The gates that have a doomed element: only those are scaled."""
-        doomed = np.append(self.born != NEVER, False)
-        self._touched = [site for site in self.elements.gates if doomed[site.index.numpy()].any()]
-
     def _shrink_norms(self, proximal: Proximal) -> None:
         lr = max(group["lr"] for group in self.optimizer.param_groups) if self.optimizer else 1.0
         ramp = min(1.0, self.count / self.schedule.start)
         norms = proximal.step(self._parameters, lr * ramp).cpu().numpy()
         if self.count % BALANCE_EVERY == 0:
             balance(self.gm, self.optimizer)
-        dead = (norms == 0) & (self.born == NEVER)
+        dead = (norms == 0) & self.fading.spared
         if dead.any():
             # at least the floor of every group stays, so that no layer disconnects
             keepable = self._within_floors(dead, norms)
-            self.born[keepable] = self.count - self.schedule.fade
-            self._mark_touched()
-            self._now = self._selector().total(self._living())
+            self.fading.doom(keepable, self.count - self.schedule.fade)
+            self._now = self._selector().total(self.fading.living(self.count))
 
     def _within_floors(self, dead: Flags, norms: Any) -> Flags:
         result = dead.copy()
         for number, (start, stop) in enumerate(zip(self.elements.offsets[:-1], self.elements.offsets[1:])):
-            gone = int((self.born[start:stop] != NEVER).sum())
-            allowed = stop - start - gone - int(self.floors[number])
+            allowed = int(self.fading.spared[start:stop].sum()) - int(self.floors[number])
             mine = start + np.flatnonzero(dead[start:stop])
             result[mine[max(0, allowed) :]] = False
         return result
@@ -284,7 +253,7 @@ class Compressor:
 
     def _shrink(self, *, final: bool) -> bool:
         """Remove the dead; at the end of the schedule also merge the pairs that are cheaper merged."""
-        living = self._living()
+        living = self.fading.living(self.count)
         if living.all() and not final:
             return False
         keep = self.elements.split(living)
@@ -309,12 +278,13 @@ class Compressor:
         """Prune, and merge where asked, the network and its followers; optimiser and records come along."""
         modes = Modes(self.gm)
         before = {name: (parameter, parameter.shape) for name, parameter in self._parameters.items()}
-        old, born, floors = self.elements, self.born, self.floors
+        old, born, floors = self.elements, self.fading.born, self.floors
         self._followers = [self._reshaped(copy, keep, merged)[0] for copy in self._followers]
         self.gm, kept = self._reshaped(self.gm, keep, merged, survey=True)
         modes.restore(self.gm)
         origin = old.carried(self.elements, kept)
-        self.born = np.where(origin >= 0, np.append(born, NEVER)[origin], NEVER)
+        born = np.where(origin >= 0, np.append(born, NEVER)[origin], NEVER)
+        self.fading = Fading(self.elements, self.schedule, born)
         group_origin = np.append(old.group_of, -1)[origin]
         self.floors = np.array(
             [
@@ -327,9 +297,9 @@ class Compressor:
         self._bind()
         if self.optimizer is not None:
             carry_state(self.optimizer, before, self._parameters, kept)
-        self.optimizer and self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
         self._compact = self._compact or merged
-        self._now = self._selector().total(self._living())
+        self._now = self._selector().total(self.fading.living(self.count))
         self._history.append(
             {
                 "keep": {str(key): torch.from_numpy(mask.copy()) for key, mask in keep.items()},
@@ -368,21 +338,14 @@ class Compressor:
         if not self._compact:
             if self.policy == "budget" and self.count < self.schedule.last:
                 self._decide(final=True, rounds=20)
-            self.count = max(self.count, int(self.born.max(initial=0)) + self.schedule.fade)
-            self._fade_out()
+            self.count = max(self.count, int(self.fading.born.max(initial=0)) + self.schedule.fade)
+            self.fading.apply(self._parameters, self.count, at_once=True)
             self._shrink(final=True)
         modes = Modes(self.gm)
         self.gm = unfuse(self.gm)
         modes.restore(self.gm)
         self._finished = True
         return self.gm
-
-    def _fade_out(self) -> None:
-        self._mark_touched()
-        factor = torch.from_numpy(np.append((self.born == NEVER).astype(np.float32), np.float32(1)))
-        device = next(iter(self._parameters.values())).device
-        for site in self._touched:
-            self.elements.scale(site, self._parameters[site.parameter], factor.to(device))
 
     # -- resuming -----------------------------------------------------------------------------------------
 
@@ -391,7 +354,7 @@ class Compressor:
         return {
             "count": self.count,
             "history": self._history,
-            "born": torch.from_numpy(self.born.copy()),
+            "born": torch.from_numpy(self.fading.born.copy()),
             "floors": torch.from_numpy(self.floors.copy()),
             "importance": self.importance.total,
             "events": json.dumps(self.events),
@@ -418,14 +381,13 @@ class Compressor:
             raise CheckpointError(f"the compressor's state belongs to another network: {error}") from error
         if len(state["born"]) != self.elements.n:
             raise CheckpointError(
-                f"the compressor's state has {len(state['born'])} elements, this network {self.elements.n}: it "
-                "belongs to another network"
+                f"the compressor's state has {len(state['born'])} elements, this network {self.elements.n}: "
+                "it belongs to another network"
             )
         self.count = int(state["count"])
-        self.born = state["born"].numpy().copy()
+        self.fading = Fading(self.elements, self.schedule, state["born"].numpy())
         self.floors = state["floors"].numpy().copy()
         self.importance.total = state["importance"]
         self.events = json.loads(state["events"])
         self.max_rel_diff = float(state["max_rel_diff"])
-        self._mark_touched()
-        self._now = self._selector().total(self._living())
+        self._now = self._selector().total(self.fading.living(self.count))

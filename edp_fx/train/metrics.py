@@ -28,7 +28,7 @@ class MetricsLog:
                 except json.JSONDecodeError:
                     break  # the line a killed run was writing
         self.path.write_text("".join(f"{line}\n" for line in kept))
-        self._file = open(self.path, "a", buffering=1)
+        self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 - open as long as the run
         self._board = self._open_board(directory, resume_step)
 
     @staticmethod

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from edp_fx.pairs import Pair
+from edp_fx.train.factors import factors
 
 Kept = Mapping[str, Mapping[int, NDArray[np.int64]]]
 
@@ -22,11 +23,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     Decay on the coefficient alone would be undone by a growing basis, and decay on the basis alone holds the
     scale of the product, since the coefficient's gradient shrinks with the basis.
     """
-    spared = {
-        id(module.coefficient.weight)
-        for module in model.modules()
-        if isinstance(module, Pair) and isinstance(module.coefficient.weight, nn.Parameter)
-    }
+    spared = {id(factors(module)[1]) for module in model.modules() if isinstance(module, Pair)}
     groups: list[dict[str, Any]] = [
         {"params": [], "weight_decay": weight_decay},
         {"params": [], "weight_decay": 0.0},
@@ -79,8 +76,8 @@ def carry_state(
                 key: sliced(value, shape, kept.get(name, {})) for key, value in state.items()
             }
     alive = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    for parameter in [p for p in optimizer.state if id(p) not in alive]:
-        del optimizer.state[parameter]
+    for gone in [one for one in optimizer.state if id(one) not in alive]:
+        del optimizer.state[gone]
 
 
 def sliced(value: Any, shape: torch.Size, chosen: Mapping[int, NDArray[np.int64]]) -> Any:

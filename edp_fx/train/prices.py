@@ -1,7 +1,9 @@
-"""The cost model as array arithmetic: whole-network cost and the price of every group in well under a millisecond.
+"""The cost model as array arithmetic: whole-network cost and the price of every group in well under a
+millisecond.
 
-Every term of the cost is a constant times the number of living indices along a few axes, and that number is linear in
-the elements kept. One sparse product therefore gives all axes, and a product along each term its cost.
+Every term of the cost is a constant times the number of living indices along a few axes, and that number is
+linear in the elements kept. One sparse product therefore gives all axes, and a product along each term its
+cost.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ class Prices:
         self._incidences()
 
     def _incidences(self) -> None:
-        """Which unit (plain term or pair) is touched by which group, and by how much an element shortens an axis."""
+        """Which unit (plain term or pair) is touched by which group, and by how much an element shortens an
+        axis."""
         elements = self.elements
         member = sparse.csr_matrix(
             (1.0 / elements.sizes[elements.group_of], (np.arange(elements.n), elements.group_of)),
@@ -83,7 +86,8 @@ class Prices:
         for group in range(len(elements.groups)):
             mine = np.zeros(len(self.fixed), dtype=bool)
             mine[mean.indices[mean.indptr[group] : mean.indptr[group + 1]]] = True
-            units = np.unique(unit_of_term[mine[self.axes].any(axis=1)]) if len(self.axes) else np.zeros(0, int)
+            hit = mine[self.axes].any(axis=1) if len(self.axes) else np.zeros(0, dtype=bool)
+            units = np.unique(unit_of_term[hit])
             touching.append(np.stack([units, np.full(len(units), group)], axis=1))
         pairs = np.concatenate([*touching, np.zeros((0, 2))]).astype(np.int64)
         self.touch_unit, self.touch_group = pairs[:, 0], pairs[:, 1]
@@ -104,7 +108,8 @@ class Prices:
         return terms[: self.plain], three[:, 0] + three[:, 1], three[:, 2]
 
     def total(self, alive: Flags) -> float:
-        """Cost of the network with only ``alive`` elements [n], every pair at the cheaper of its two forms."""
+        """Cost of the network with only ``alive`` elements [n], every pair at the cheaper of its two
+        forms."""
         plain, two, merged = self._units(self._terms(self._alive(alive)))
         return float((plain.sum() + np.minimum(two, merged).sum()) * self.scale)
 

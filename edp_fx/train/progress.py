@@ -91,10 +91,9 @@ class RichWatcher:
     def epoch(self, epoch: int, loss: float, accuracy: float | None, cost: float | None) -> None:
         """Print the epoch's line."""
         judged = "" if accuracy is None else f"  validation {accuracy:.4f}"
-        self.console.print(
-            f"{self._title:<10} epoch {epoch + 1:>3}/{self._epochs}  loss {loss:.4f}{judged}{self._cost(cost)}",
-            highlight=False,
-        )
+        number = f"epoch {epoch + 1:>3}/{self._epochs}"
+        line = f"{self._title:<11} {number}  loss {loss:.4f}{judged}{self._cost(cost)}"
+        self.console.print(line, highlight=False)
 
     def end(self) -> None:
         """Take the bar away."""

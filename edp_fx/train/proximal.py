@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from edp_fx.pairs import Pair
 from edp_fx.train.elements import Elements, Site
+from edp_fx.train.factors import factors
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,8 @@ class Proximal:
         kinds = [group.kind for group in elements.groups]
         per_group = torch.tensor([strength.rank if kind == "rank" else strength.channel for kind in kinds])
         self.strength = torch.cat([per_group[torch.from_numpy(elements.group_of)], torch.zeros(1)])
-        is_rank = torch.cat(
-            [torch.tensor([kind == "rank" for kind in kinds])[torch.from_numpy(elements.group_of)]]
-            + [torch.zeros(1, dtype=torch.bool)]
-        )
+        ranks = torch.tensor([kind == "rank" for kind in kinds])[torch.from_numpy(elements.group_of)]
+        is_rank = torch.cat([ranks, torch.zeros(1, dtype=torch.bool)])
         self.sites = tuple(self._penalised(is_rank))
         self.size: Tensor | None = None
 
@@ -84,16 +83,16 @@ def balance(model: nn.Module, optimizer: Optimizer | None = None) -> None:
     for module in model.modules():
         if not isinstance(module, Pair):
             continue
-        basis, coefficient = module.basis.weight, module.coefficient.weight
-        ranks = basis.shape[0]
-        if type(module.coefficient).forward is nn.Linear.forward or coefficient.shape[1] == ranks:
-            norm = basis.flatten(1).norm(dim=1)
-            scale = torch.where(norm > 0, norm, torch.ones_like(norm))
-            _rescale(basis, 0, 1 / scale, optimizer)
-            _rescale(coefficient, 1, scale, optimizer)
+        basis, coefficient = factors(module)
+        if coefficient.shape[1] != len(basis):
+            continue  # grouped or transposed: its ranks are not the first axis
+        norm = basis.flatten(1).norm(dim=1)
+        scale = torch.where(norm > 0, norm, torch.ones_like(norm))
+        _rescale(basis, 1 / scale, 0, optimizer)
+        _rescale(coefficient, scale, 1, optimizer)
 
 
-def _rescale(parameter: nn.Parameter, axis: int, scale: Tensor, optimizer: Optimizer | None) -> None:
+def _rescale(parameter: nn.Parameter, scale: Tensor, axis: int, optimizer: Optimizer | None) -> None:
     shape = [1] * parameter.dim()
     shape[axis] = -1
     line = scale.view(shape)

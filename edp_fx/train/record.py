@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from edp_fx.pairs import Pair
+from edp_fx.train.factors import factors
 
 if TYPE_CHECKING:
     from edp_fx.channels import ChannelGraph
@@ -23,9 +24,9 @@ def layer_shapes(model: nn.Module) -> Shapes:
     inside: set[str] = set()
     for name, module in model.named_modules():
         if isinstance(module, Pair):
-            outputs = int(module.coefficient.weight.shape[0])
-            inputs = int(module.basis.weight.shape[1]) * module.groups
-            result[name] = {"outputs": outputs, "inputs": inputs, "rank": module.rank}
+            basis, coefficient = factors(module)
+            inputs = int(basis.shape[1]) * module.groups
+            result[name] = {"outputs": len(coefficient), "inputs": inputs, "rank": module.rank}
             inside |= {f"{name}.basis", f"{name}.coefficient"}
         elif name not in inside:
             weight = getattr(module, "weight", None)
@@ -68,6 +69,8 @@ def refusals(
         for refusal in report.refused:
             found[refusal.node, refusal.reason] = None
     for group in graph.groups:
+        if not group.producers:
+            continue  # the channels of the images
         if group.frozen is not None:
             found[group.name, group.frozen] = None
         elif group.kind in kinds and not group.exact and not allow_inexact:

@@ -38,7 +38,8 @@ def unfuse(gm: fx.GraphModule) -> fx.GraphModule:
 def reshape(
     gm: fx.GraphModule, keep: Keep, example_inputs: tuple[Any, ...], merge: CostModel | None
 ) -> tuple[fx.GraphModule, KeptIndices]:
-    """Prune an explicit ``gm`` to ``keep`` in place; merge the pairs that cost less merged where ``merge`` is given.
+    """Prune an explicit ``gm`` to ``keep`` in place; merge the pairs that cost less merged where ``merge``
+    is given.
 
     Returns:
         The network and, per parameter and axis, the indices that stayed.

@@ -181,8 +181,9 @@ class Trainer:
     def _one_epoch(self, epoch: int, log: MetricsLog | None) -> float:
         seed_everything(self.recipe.seed, epoch, self.accelerator.process_index)
         for owner in (self.loader, self.source, getattr(self.source, "sampler", None)):
-            if hasattr(owner, "set_epoch"):
-                owner.set_epoch(epoch)
+            choose = getattr(owner, "set_epoch", None)
+            if choose is not None:
+                choose(epoch)
         self.gm.train()
         count, pending, running = 0, 0, torch.zeros((), device=self.device)
         batches = len(self.loader)
@@ -317,10 +318,11 @@ class Trainer:
     def _load(self, path: Path) -> None:
         state = load_state(path)
         if state["recipe"] != plain(self.recipe):
-            changed = [key for key, value in plain(self.recipe).items() if state["recipe"].get(key) != value]
+            now, then = plain(self.recipe), state["recipe"]
+            changed = [key for key, value in now.items() if then.get(key) != value]
             raise TrainingError(
-                f"{path}: written with another recipe (different: {', '.join(changed)}); resume with the same "
-                "options"
+                f"{path}: written with another recipe (different: {', '.join(changed)}); resume with the "
+                "same options"
             )
         if self.compressor is not None:
             self.compressor.load_state_dict(state["compressor"])

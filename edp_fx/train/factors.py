@@ -1,4 +1,4 @@
-"""How strongly the norm behind a pair scales each of its output rows."""
+"""The two factors of a pair, and how strongly the norm behind it scales its output rows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edp_fx.pairs import Pair
+
+
+def factors(pair: Pair) -> tuple[nn.Parameter, nn.Parameter]:
+    """The weights of basis and coefficient."""
+    basis, coefficient = pair.basis.weight, pair.coefficient.weight
+    assert isinstance(basis, nn.Parameter)
+    assert isinstance(coefficient, nn.Parameter)
+    return basis, coefficient
 
 
 @torch.no_grad()
