@@ -214,17 +214,21 @@ def _callable(
 
 def _saved(spec: str, in_chans: int, size: tuple[int, int] | None) -> LoadedModel:
     from edp_fx.checkpoint import load
+    from edp_fx.checkpoint.files import example_inputs
 
     model = load(spec)
-    recipe = getattr(model, "meta", {}).get("edp_fx.saved", {})
-    shape = tuple(recipe.get("input_size") or (in_chans, *(size or (224, 224))))
-    if size is not None and len(shape) == 3:
-        shape = (shape[0], *size)
+    recipe = model.meta["edp_fx.recipe"]
+    extra = recipe.get("extra", {})
+    inputs = example_inputs(recipe) if recipe.get("inputs") else _images(in_chans, size or (224, 224))
+    if size is not None and inputs[0].ndim == 4:
+        inputs = (torch.randn(*inputs[0].shape[:2], *size), *inputs[1:])
+    shape = tuple(inputs[0].shape[1:])
+    channels = shape[0] if shape else 0
     return LoadedModel(
         model,
-        (torch.randn(_BATCH, *shape),),
+        inputs,
         shape,
-        tuple(recipe.get("mean") or _fit(_MEAN, shape[0])),
-        tuple(recipe.get("std") or _fit(_STD, shape[0])),
-        recipe.get("name") or spec,
+        tuple(extra.get("mean") or _fit(_MEAN, channels)),
+        tuple(extra.get("std") or _fit(_STD, channels)),
+        extra.get("model") or spec,
     )

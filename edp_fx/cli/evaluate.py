@@ -57,7 +57,7 @@ def evaluate(
 
         loaded = load_model(model, num_classes=num_classes, img_size=img_size, pretrained=pretrained)
     shown = loaded.example_inputs if loaded is not None else runner.example_inputs() if runner else ()
-    normalisation = {"mean": loaded.mean, "std": loaded.std} if pretrained and loaded is not None else {}
+    normalisation = _normalisation(loaded, pretrained) if loaded is not None else {}
     images = load_data(
         data, batch_size=batch_size, img_size=int(shown[0].shape[-1]), augment=False, **normalisation
     )
@@ -78,3 +78,9 @@ def evaluate(
     if json_path is not None:
         text = json.dumps({name: asdict(one) for name, one in results.items()}, indent=1) + "\n"
         write_atomic({json_path: text.encode()})
+
+
+def _normalisation(loaded: Any, pretrained: bool) -> dict[str, Any]:
+    """That of the weights, where they came with one; else the data set's own, as in training."""
+    saved = getattr(loaded.model, "meta", {}).get("edp_fx.recipe", {}).get("extra", {})
+    return {"mean": loaded.mean, "std": loaded.std} if pretrained or "mean" in saved else {}

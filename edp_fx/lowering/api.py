@@ -124,7 +124,7 @@ def lower(
     inputs = tuple(x.detach().cpu() for x in inputs)
     report = alignment(reference, inputs, precision)
     notify("exporting to ONNX", 0, 0)
-    prepared = prepare(gm, precision)
+    prepared = prepare(gm, precision, inputs)
     exported = export_onnx(prepared, cast_inputs(inputs, dtype_of(precision)), profile)
     clock.lap("export")
     data = exported.data

@@ -4,6 +4,7 @@ own.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections import Counter
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from edp_fx.errors import LoweringError
+from edp_fx.errors import EdpError, LoweringError
+from edp_fx.frontend import trace
+from edp_fx.passes.fuse import UnfusePairs
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
@@ -30,16 +33,23 @@ def dtype_of(precision: str) -> torch.dtype:
     return DTYPES[precision]
 
 
-def prepare(model: nn.Module, precision: str) -> nn.Module:
-    """A copy of ``model`` in eval mode on the CPU, in the precision's floating type.
+def prepare(model: nn.Module, precision: str, inputs: tuple[Tensor, ...] = ()) -> nn.Module:
+    """A copy of ``model`` in eval mode on the CPU, in the precision's floating type, its fused pairs two
+    layers again (computing W = C·B at every run is for training).
 
     For half types the batch norms' scales are moved into the convolutions in float32 first: rounded one by
     one, weight, variance and scale would lose about a bit and a half more, and a variance above 65504 is
-    infinite in half. Raises LoweringError for an unknown precision.
+    infinite in half. A plain module is traced for that on ``inputs``, if given; where no graph can be had it
+    stays as it is. Raises LoweringError for an unknown precision.
     """
     dtype = dtype_of(precision)
     ready = copy.deepcopy(model).cpu().eval()
+    if isinstance(ready, fx.GraphModule):
+        UnfusePairs()(ready)
     if dtype in (torch.float16, torch.bfloat16):
+        if not isinstance(ready, fx.GraphModule) and inputs:
+            with contextlib.suppress(EdpError):
+                ready = trace(ready, inputs).eval()
         if isinstance(ready, fx.GraphModule):
             absorb_norms(ready)
         ready = ready.to(dtype)

@@ -62,8 +62,9 @@ def engine_stage(gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> 
 
 def _export(gm: nn.Module, example_inputs: Any, precision: str) -> tuple[Exported, str | None]:
     """With a varying batch, else with the examples' own and the reason."""
-    inputs = cast_inputs(tuple(x.detach().cpu() for x in normalize(example_inputs)), dtype_of(precision))
-    prepared = prepare(gm, precision)
+    examples = tuple(x.detach().cpu() for x in normalize(example_inputs))
+    inputs = cast_inputs(examples, dtype_of(precision))
+    prepared = prepare(gm, precision, examples)
     try:
         return export_onnx(prepared, inputs, Profile(Range(1, 2, 8))), None
     except LoweringError as error:
