@@ -7,8 +7,8 @@ Every norm, bias and statistic is random (an untrained network's constants would
 
 - dense: the network as it is;
 - inserted: each layer a pair of half its full rank;
-- pruned: every fourth of the exact channels and ranks of the inserted network kept out, pruned and merged;
-  widths kept at a multiple of 8.
+- pruned: a random half of the exact channels and ranks of full-rank pairs zeroed, then pruned and merged,
+  widths kept at a multiple of 8. It shows what lowers, not what a trained network keeps.
 
 A row a network, variant and precision; rows already in the file are kept, so the script goes on where it
 stopped. Nothing here runs on a GPU: no latency is given.
@@ -67,9 +67,7 @@ COLUMNS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--size", type=int, default=224)
@@ -87,10 +85,7 @@ def main() -> None:
                 done[(name, variant, row["precision"])] = row
                 write(options.out, done)
                 print(
-                    {
-                        k: row[k]
-                        for k in ("model", "variant", "precision", "built", "weights_memory", "reason")
-                    },
+                    {k: row[k] for k in ("model", "variant", "precision", "built", "weights_memory", "reason")},
                     flush=True,
                 )
             gc.collect()
@@ -128,9 +123,7 @@ def rows(name: str, variant: str, precisions: list[str], size: int) -> Iterator[
                 continue
         assert result.plan is not None
         worst = {
-            question: max(
-                (c.max_rel_diff for c in result.verification.checks if c.question == question), default=None
-            )
+            question: max((c.max_rel_diff for c in result.verification.checks if c.question == question), default=None)
             for question in ("graph", "rounding", "file")
         }
         yield row | {
