@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map_only
 
 from edp_fx.errors import PassError
 from edp_fx.frontend.shapes import ShapeMode, shapes_only
@@ -26,6 +28,36 @@ def run_node(root: nn.Module, node: fx.Node) -> Any:
     if node.op == "output":
         return args[0]
     return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def evaluate(root: nn.Module, node: fx.Node, mode: ShapeMode) -> Any:
+    """The value of a node by shapes alone; a module that looks at its input's values is run on random ones."""
+    try:
+        with shapes_only(mode):
+            return run_node(root, node)
+    except Exception:
+        if node.op != "call_module":
+            raise
+        module = root.get_submodule(str(node.target))
+        if not module._modules or any(p.is_meta for p in module.parameters()):
+            raise
+        given = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            args, kwargs = tree_map_only(Tensor, lambda t: _random(t, mode.device), given)
+            try:
+                with torch._C.DisableTorchFunction():
+                    value = module(*args, **kwargs)
+            except Exception:
+                value = None
+        if value is None:
+            raise
+        return tree_map_only(Tensor, mode.meta, value)
+
+
+def _random(like: Tensor, device: torch.device) -> Tensor:
+    with torch._C.DisableTorchFunction():
+        made = torch.rand(like.shape, device=device)
+        return made.to(like.dtype) if like.is_floating_point() else torch.zeros(like.shape, dtype=like.dtype, device=device)
 
 
 def propagate(gm: fx.GraphModule, example_inputs: Any) -> None:
@@ -54,8 +86,7 @@ def propagate(gm: fx.GraphModule, example_inputs: Any) -> None:
                 node.meta["val"] = node.args[0] if example is None else mode.meta(example)
                 continue
             try:
-                with shapes_only(mode):
-                    value = run_node(gm, node)
+                value = evaluate(gm, node, mode)
             except Exception as error:
                 reason = (str(error).strip().splitlines() or [""])[0]
                 raise PassError(

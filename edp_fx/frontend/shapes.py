@@ -11,9 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_map_only
 
 _META = torch.device("meta")
+# Functions that make tensors from nothing. torch remembers them, and the functions that can be overridden, when first
+# asked; that must not happen while the tracer has some of them wrapped.
+_CONSTRUCTORS = frozenset(_device_constructors())
+torch.overrides.is_tensor_method_or_property(torch.relu)
 
 
 def _norm(axis: int) -> Callable[..., Tensor]:
@@ -134,7 +139,7 @@ class ShapeMode(TorchFunctionMode):
         elif name in ("cpu", "cuda"):
             result = args[0]
         else:
-            if isinstance(kwargs.get("device"), str):
+            if isinstance(kwargs.get("device"), str) or (func in _CONSTRUCTORS and kwargs.get("device") is None):
                 kwargs["device"] = _META
             if name == "to" and len(args) > 1 and isinstance(args[1], str):
                 args = (args[0], _META, *args[2:])
@@ -147,5 +152,5 @@ class ShapeMode(TorchFunctionMode):
 @contextmanager
 def shapes_only(mode: ShapeMode) -> Iterator[None]:
     """Run code for the shapes of its results, without gradients."""
-    with torch.no_grad(), _META, mode:
+    with torch.no_grad(), mode:
         yield

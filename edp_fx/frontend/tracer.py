@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from edp_fx.frontend.layers import DROPOUTS, AttentionDropout
-from edp_fx.frontend.propagate import run_node
+from edp_fx.frontend.propagate import evaluate
 from edp_fx.frontend.proxies import TrainingFlag, ValueProxy
 from edp_fx.frontend.shapes import ShapeMode, shapes_only
 from edp_fx.inputs import COMPUTE_LAYERS
@@ -224,13 +224,13 @@ class ModuleTracer(fx.Tracer):
     def _evaluate(self, node: fx.Node) -> Any:
         self._evaluating = True
         try:
-            with shapes_only(self.mode):
-                if node.op == "call_module" and node.target in self.extra_modules:
-                    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+            if node.op == "call_module" and node.target in self.extra_modules:
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+                with shapes_only(self.mode):
                     return self.extra_modules[str(node.target)].eval()(*args, **kwargs)
-                if node.target is getattr and node.args[1] == "device":
-                    return self.mode.device
-                return run_node(self.root, node)
+            if node.target is getattr and node.args[1] == "device":
+                return self.mode.device
+            return evaluate(self.root, node, self.mode)
         finally:
             self._evaluating = False
 

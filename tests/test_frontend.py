@@ -1,0 +1,237 @@
+"""Tracing: the graph is the model in both modes, trains, copies, saves, and knows its shapes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, fx, nn
+
+from edp_fx import trace
+from edp_fx.coverage.compare import difference, run
+from edp_fx.errors import ModelError, PassError, TraceError
+from edp_fx.frontend import propagate
+from edp_fx.inputs import randomize_
+
+MODELS = [
+    ("resnet18", {}),
+    ("mobilenetv3_small_050", {"drop_rate": 0.2, "drop_path_rate": 0.2}),
+    ("test_vit", {"img_size": 96, "drop_rate": 0.1, "attn_drop_rate": 0.1, "drop_path_rate": 0.1}),
+    ("test_byobnet", {}),
+]
+
+
+def images(batch: int, size: int = 64, seed: int = 0) -> Tensor:
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_same(model: nn.Module, graph: nn.Module, *inputs: Tensor, tolerance: float = 1e-6) -> None:
+    for train in (False, True):
+        found = difference(run(model, inputs, train=train), run(graph, inputs, train=train))
+        assert max(found.values()) <= tolerance, (train, found)
+
+
+@pytest.mark.parametrize(("name", "options"), MODELS)
+def test_graph_is_the_model_in_both_modes_at_another_batch_size(name, options):
+    model = timm.create_model(name, **options)
+    randomize_(model)
+    size = options.get("img_size", 64)
+    graph = trace(model, images(2, size))
+    assert_same(model, graph, images(3, size))
+    assert list(graph.state_dict()) == list(model.state_dict())
+    assert not graph.meta["edp_fx.trace"].opaque
+
+
+def test_dropout_and_stochastic_depth_follow_train_and_eval():
+    model = timm.create_model("test_vit", drop_rate=0.5, attn_drop_rate=0.5, drop_path_rate=0.5, img_size=96)
+    randomize_(model)
+    graph = trace(model, images(2, 96))
+    x = images(2, 96)
+    graph.train()
+    torch.manual_seed(0)
+    first = graph(x)
+    torch.manual_seed(1)
+    assert (graph(x) - first).abs().max() > 1e-3
+    graph.eval()
+    torch.testing.assert_close(graph(x), graph(x), rtol=0, atol=0)
+
+
+class Functional(nn.Module):
+    """Dropout by function, attention with a dropout, a literal dropout, and layers used by their weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(16, 48, bias=False)
+        self.bias = nn.Parameter(torch.randn(48))
+        self.out = nn.Linear(16, 8)
+        self.register_buffer("scale", torch.tensor(2.0))
+        self.register_buffer("cache", torch.randn(3), persistent=False)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        b, n, c = x.shape
+        qkv = F.linear(x, self.qkv.weight, self.bias).reshape(b, n, 3, 2, c // 2).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=0.3 if self.training else 0.0)
+        x = F.dropout(x.transpose(1, 2).reshape(b, n, c), 0.2, self.training)
+        position = torch.arange(n, device=x.device, dtype=x.dtype) / max(n, 1)
+        x = x + position.unsqueeze(-1) * self.scale + torch.zeros(b, 1, c, device=x.device)
+        if n > 3:
+            x = x + self.cache.sum()
+        return F.linear(x, self.out.weight, self.out.bias)
+
+
+def test_functional_layers_become_modules_and_the_mode_lives_on():
+    model = Functional()
+    graph = trace(model, torch.randn(2, 5, 16))
+    assert_same(model, graph, torch.randn(4, 5, 16), tolerance=1e-5)
+    called = {node.target for node in graph.graph.nodes if node.op == "call_module"}
+    assert {"qkv", "out"} <= called
+    assert list(graph.state_dict()) == list(model.state_dict())
+
+
+def test_batch_size_is_free_even_where_factories_use_it():
+    graph = trace(Functional(), torch.randn(2, 5, 16))
+    assert graph(torch.randn(7, 5, 16)).shape == (7, 5, 8)
+
+
+def test_copies_and_pickles():
+    model = timm.create_model("test_vit", img_size=96)
+    randomize_(model)
+    graph = trace(model, images(2, 96)).eval()
+    x = images(2, 96)
+    for twin in (copy.deepcopy(graph), pickle.loads(pickle.dumps(graph))):
+        torch.testing.assert_close(twin(x), graph(x))
+        assert set(twin.state_dict()) == set(graph.state_dict())
+    functional = trace(Functional(), torch.randn(2, 5, 16))
+    assert "cache" not in copy.deepcopy(functional).state_dict()
+
+
+def test_tracing_leaves_the_model_as_it_was_and_shares_only_tensors():
+    model = timm.create_model("resnet18")
+    model.layer1.eval()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = {name: module.training for name, module in model.named_modules()}
+    graph = trace(model, images(2))
+    assert modes == {name: module.training for name, module in model.named_modules()}
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=0, atol=0)
+    assert graph.get_submodule("conv1") is not model.conv1
+    assert graph.conv1.weight is model.conv1.weight
+    assert not graph.get_submodule("layer1.0.bn1").training
+
+
+def test_a_model_on_the_meta_device():
+    with torch.device("meta"):
+        model = timm.create_model("vit_giant_patch14_224")  # a billion parameters, no memory
+    graph = trace(model, torch.empty(2, 3, 224, 224, device="meta"))
+    assert all(p.is_meta for p in graph.parameters())
+    assert next(iter(reversed(graph.graph.nodes))).meta["val"].shape == (2, 1000)
+
+
+def test_every_node_knows_its_shape():
+    model = timm.create_model("resnet18").eval()
+    x = images(2)
+    graph = trace(model, x)
+
+    class Check(fx.Interpreter):
+        def run_node(self, node: fx.Node) -> object:
+            value = super().run_node(node)
+            if isinstance(value, Tensor):
+                assert node.meta["val"].shape == value.shape
+                assert node.meta["val"].dtype == value.dtype
+                assert node.meta["val"].device == value.device
+            return value
+
+    Check(graph).run(x)
+    propagate(graph, images(5, 96))
+    Check(graph).run(images(5, 96))
+
+
+def test_propagate_names_the_node_that_does_not_fit():
+    graph = trace(timm.create_model("resnet18"), images(2))
+    graph.get_submodule("layer2.0.conv1").weight = nn.Parameter(torch.randn(128, 60, 3, 3))
+    with pytest.raises(PassError, match="layer2_0_conv1"):
+        propagate(graph, images(2))
+
+
+def test_multihead_attention_is_traced_through():
+    model = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, dropout=0.1, attention_dropout=0.1)
+    randomize_(model)
+    graph = trace(model, images(2, 32))
+    assert_same(model, graph, images(3, 32), tolerance=1e-5)
+    called = {node.target for node in graph.graph.nodes if node.op == "call_module"}
+    assert "encoder.layers.encoder_layer_0.self_attention.out_proj" in called
+
+
+class Stubborn(nn.Module):
+    """A module whose control flow depends on its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) if x.sum() > 0 else self.layer(-x)
+
+
+def test_what_cannot_be_traced_becomes_an_opaque_leaf_with_a_reason():
+    model = nn.Sequential(nn.Linear(8, 8), Stubborn(), nn.Linear(8, 8))
+    graph = trace(model, torch.randn(2, 8))
+    report = graph.meta["edp_fx.trace"]
+    assert [one.node for one in report.opaque] == ["1"]
+    assert "control flow" in report.opaque[0].reason
+    assert_same(model, graph, torch.randn(3, 8))
+    assert set(graph.state_dict()) == set(model.state_dict())
+
+
+class TwoWays(nn.Module):
+    """Another path in eval mode than in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x) if self.training else self.two(x)
+
+
+def test_a_module_with_two_ways_is_kept_whole():
+    model = nn.Sequential(TwoWays(), nn.Linear(8, 8))
+    graph = trace(model, torch.randn(2, 8))
+    assert [one.node for one in graph.meta["edp_fx.trace"].opaque] == ["0"]
+    assert_same(model, graph, torch.randn(3, 8))
+
+
+def test_errors_say_what_to_do():
+    with pytest.raises(TraceError, match="example inputs"):
+        trace(timm.create_model("resnet18"), torch.randn(2, 4, 64, 64))
+    with pytest.raises(TraceError, match="train"):
+        trace(TwoWays(), torch.randn(2, 8))
+    with pytest.raises(ModelError, match="tensor"):
+        trace(nn.Linear(2, 2), {"x": torch.randn(2, 2)})
+
+
+class NoGrad(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            scale = self.layer(x).abs().mean()
+        noise = torch.rand(8)
+        return self.layer(x) * scale + noise
+
+
+def test_no_grad_and_random_numbers_survive():
+    model = NoGrad()
+    graph = trace(model, torch.randn(2, 8))
+    assert_same(model, graph, torch.randn(3, 8))
+    torch.manual_seed(0)
+    first = graph(torch.ones(1, 8))
+    assert (graph(torch.ones(1, 8)) - first).abs().max() > 1e-3
