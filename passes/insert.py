@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from edp_fx.errors import PassError
 from edp_fx.frontend.effective import Site, find_sites
 from edp_fx.frontend.normal_form import remove_dead_code
-from edp_fx.frontend.shapes import ShapeMode, shapes_only
+from edp_fx.frontend.propagate import evaluate
+from edp_fx.frontend.shapes import ShapeMode
 from edp_fx.geometry import FUNCTIONS, Geometry, plain_kind
 from edp_fx.inputs import COMPUTE_LAYERS, eval_mode
 from edp_fx.pairs import Pair
@@ -189,7 +190,7 @@ class InsertPairs(Pass):
             if node.op != "call_module":
                 continue
             leaf = _module(gm, str(node.target))
-            if leaf is None or isinstance(leaf, COMPUTE_LAYERS) or isinstance(leaf, Pair):
+            if leaf is None or isinstance(leaf, (*COMPUTE_LAYERS, Pair)):
                 continue
             for path, layer in list(leaf.named_modules()):
                 if not path or not isinstance(layer, COMPUTE_LAYERS):
@@ -215,18 +216,13 @@ def _swap(gm: fx.GraphModule, node: fx.Node, leaf: nn.Module, path: str, pair: P
     parent = leaf.get_submodule(owner)
     old = parent._modules[name]
     parent._modules[name] = pair
-    tensors = [n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
-    mode = ShapeMode(tensors[0].device) if tensors else None
-    if mode is None:
-        return None
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
     try:
-        with eval_mode(leaf), shapes_only(mode):
-            leaf(*mode.lower(tuple(args)), **{k: mode.lower(v) for k, v in kwargs.items()})
+        with eval_mode(leaf):
+            evaluate(gm, node, ShapeMode(next(leaf.parameters()).device))
+        return None
     except Exception as error:
         parent._modules[name] = old
         return f"the opaque module around it does not run with a pair: {type(error).__name__}: {error}"
-    return None
 
 
 def _module(gm: nn.Module, path: str) -> nn.Module | None:
