@@ -40,10 +40,17 @@ CLASSES = {
     "runtime": "Runtime",
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
+    "runtime_config": "IRuntimeConfig",
     "inspector": "EngineInspector",
     "failure": "ParserError",
 }
-RTX_ONLY = {"ComputeCapability", "num_compute_capabilities", "set_compute_capability"}
+RTX_ONLY = {
+    "ComputeCapability",
+    "num_compute_capabilities",
+    "set_compute_capability",
+    "CudaGraphStrategy",
+    "cuda_graph_strategy",
+}
 
 
 def tensorrt_attributes(source: str) -> set[tuple[str, str]]:
@@ -203,13 +210,15 @@ def test_accuracy_counts_and_respects_the_batch_range() -> None:
     assert (result.images, result.top1, result.top5) == (6, 0.5, 1.0)
 
 
-def test_stages_say_what_worked_and_why_not(net: nn.Module) -> None:
+def test_stages_say_what_worked_and_why_not() -> None:
     x = torch.randn(2, 3, 32, 32)
-    stage = stages.onnx_stage(net, x)
+    shared: dict[str, object] = {}
+    net = timm.create_model("test_resnet").eval()
+    stage = stages.onnx_stage(net, x, shared)
     assert stage["ok"]
     assert stage["max_rel_diff"] < 1e-4
     assert stage["batch"] == "dynamic"
-    engines = stages.engine_stage(net, x)
+    engines = stages.engine_stage(net, x, shared)
     assert engines["ok"], engines["reason"]
     assert engines["fp16"]["weights_memory"] < engines["fp32"]["weights_memory"]
 
@@ -392,7 +401,7 @@ def test_engine_on_a_gpu_computes_what_torch_computes(
         with torch.no_grad():
             want = net(x)
         got = engine(x.cuda()).float().cpu()
-        limit = {"fp32": 2e-3, "fp16": 5e-2, "bf16": 0.3, "int8": 1.0}[precision]
+        limit = {"fp32": 2e-2, "fp16": 5e-2, "bf16": 0.3, "int8": 1.0}[precision]
         assert float((got - want).abs().max() / want.std()) < limit
     assert engine.batch == Range(1, 4, 16)
     with pytest.raises(LoweringError, match="the engine takes"):

@@ -45,13 +45,9 @@ def accuracy(
         scores = _scores(function, given, batch).float().cpu()
         labels = labels.cpu()
         if scores.dim() != 2 or len(scores) != len(labels):
-            raise LoweringError(
-                f"scores of shape {tuple(scores.shape)} for {len(labels)} images: no classifier"
-            )
+            raise LoweringError(f"scores of shape {tuple(scores.shape)} for {len(labels)} images: no classifier")
         if int(labels.max()) >= scores.shape[1]:
-            raise DataError(
-                f"label {int(labels.max())} for a model of {scores.shape[1]} classes: another data set?"
-            )
+            raise DataError(f"label {int(labels.max())} for a model of {scores.shape[1]} classes: another data set?")
         ranks = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
         count += len(labels)
         first += int(ranks[:, 0].sum())

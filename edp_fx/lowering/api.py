@@ -111,9 +111,7 @@ def lower(
     if target in tensorrt.MODULES:
         tensorrt.check_options(target, options)
     elif compute_capabilities or timing_cache or workspace:
-        raise LoweringError(
-            f"compute capabilities, timing cache and workspace are for TensorRT, not for {target}"
-        )
+        raise LoweringError(f"compute capabilities, timing cache and workspace are for TensorRT, not for {target}")
     for one in (path, onnx_path, options.timing_cache):
         if one is not None:
             sidecar.check_writable(one)

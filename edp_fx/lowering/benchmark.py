@@ -72,9 +72,7 @@ def bench_models(
     }
     for backend in backends:
         if backend not in makers:
-            raise LoweringError(
-                f"unknown backend {backend!r}: one of {', '.join(makers)}; engines are given as files"
-            )
+            raise LoweringError(f"unknown backend {backend!r}: one of {', '.join(makers)}; engines are given as files")
     rows: list[Timing] = []
     for backend in backends:
         made: dict[str, Callable[..., Any]] = {}

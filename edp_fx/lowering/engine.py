@@ -78,7 +78,9 @@ class TensorRTEngine:
     """An engine of TensorRT or TensorRT-RTX, called like a module on CUDA tensors.
 
     With ``cuda_graph=True`` the launches are captured once for each input shape and replayed after: inputs
-    are copied into the captured buffers, and the result is a copy, so a caller may keep it.
+    are copied into the captured buffers, and the result is a copy, so a caller may keep it. TensorRT-RTX
+    captures by itself (CudaGraphStrategy), since it goes on compiling kernels for a shape after its first
+    run.
     """
 
     def __init__(self, data: bytes, target: str, *, cuda_graph: bool = False) -> None:
@@ -91,6 +93,7 @@ class TensorRTEngine:
                 f"{target} cannot load the engine: it is of another GPU or version; lower the model again"
             )
         self._engine = engine
+        self._config = _graph_config(trt, engine) if cuda_graph and target == "tensorrt-rtx" else None
         self._context = self._new_context()
         self.device = torch.device("cuda", torch.cuda.current_device())
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -139,7 +142,8 @@ class TensorRTEngine:
         return [tuple(one) for one in self._engine.get_tensor_profile_shape(name, 0)]
 
     def _new_context(self) -> Any:
-        context = self._engine.create_execution_context()
+        engine = self._engine
+        context = engine.create_execution_context(*([self._config] if self._config is not None else []))
         if context is None:
             raise LoweringError("not enough GPU memory to run the engine")
         return context
@@ -153,9 +157,7 @@ class TensorRTEngine:
         for name, tensor in zip(self.input_names, given):
             if not context.set_input_shape(name, tuple(tensor.shape)):
                 low, _, high = self._profile(name)
-                raise LoweringError(
-                    f"input {name!r} has shape {tuple(tensor.shape)}; the engine takes {low} to {high}"
-                )
+                raise LoweringError(f"input {name!r} has shape {tuple(tensor.shape)}; the engine takes {low} to {high}")
             context.set_tensor_address(name, tensor.data_ptr())
         outputs = []
         for name in self.output_names:
@@ -173,30 +175,43 @@ class TensorRTEngine:
         assert self._graphs is not None
         key = tuple(tuple(tensor.shape) for tensor in given)
         if key not in self._graphs:
-            # A captured run keeps its context's memory: each has a context of its own (TensorRT developer
-            # guide).
+            # A captured run keeps its context's memory, so each has its own (TensorRT developer guide).
             context = self._new_context()
             buffers = [tensor.clone() for tensor in given]
             outputs = self._bind(context, buffers)
             # The first run compiles and allocates, which must not happen inside a capture.
             self._launch(context)
             self._stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self._stream):
-                self._launch(context)
+            graph = None
+            if self._config is None:
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, stream=self._stream):
+                    self._launch(context)
             self._graphs[key] = _Captured(graph, context, buffers, outputs)
         captured = self._graphs[key]
         for buffer, tensor in zip(captured.inputs, given):
             buffer.copy_(tensor)
-        captured.graph.replay()
+        if captured.graph is not None:
+            captured.graph.replay()
+        else:
+            self._launch(captured.context)
         return [tensor.clone() for tensor in captured.outputs]
 
 
 class _Captured:
-    """A captured run with its context and the buffers it reads and writes, which must live as long as it."""
+    """A captured run with its context and the buffers it reads and writes, which must live as long as it; no
+    ``graph`` where the context captures by itself.
+    """
 
     def __init__(self, graph: Any, context: Any, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         self.graph, self.context, self.inputs, self.outputs = graph, context, inputs, outputs
+
+
+def _graph_config(trt: Any, engine: Any) -> Any:
+    """TensorRT-RTX's run-time configuration for capture of the whole engine."""
+    runtime_config = engine.create_runtime_config()
+    runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    return runtime_config
 
 
 Engine = OnnxEngine | TensorRTEngine
@@ -205,8 +220,9 @@ Engine = OnnxEngine | TensorRTEngine
 def load_engine(path: str | Path, *, cuda_graph: bool = False) -> Engine:
     """The engine or ONNX file at ``path``, ready to be called on tensors.
 
-    An ``.onnx`` file runs under onnxruntime on the CPU; any other is an engine and needs its sidecar and an
-    NVIDIA GPU. Raises LoweringError where the file is missing, damaged, of another GPU, or there is no GPU.
+    An ``.onnx`` file, or another that its sidecar says is one, runs under onnxruntime on the CPU; an engine
+    needs its sidecar and an NVIDIA GPU. Raises LoweringError where the file is missing, damaged, of another
+    GPU, or there is no GPU.
     """
     path = Path(path)
     if path.suffix == ".onnx":
@@ -215,6 +231,8 @@ def load_engine(path: str | Path, *, cuda_graph: bool = False) -> Engine:
         except OSError as error:
             raise LoweringError(f"cannot read {path}: {error.strerror or error}") from error
     facts, data = sidecar.read(path)
+    if facts.get("target") in ("onnx", "onnxruntime"):
+        return OnnxEngine(data)
     require_gpu(f"{path} is a {facts.get('target')} engine and runs on one")
     return TensorRTEngine(data, str(facts.get("target")), cuda_graph=cuda_graph)
 
@@ -240,7 +258,5 @@ def _torch_dtype(trt: Any, dtype: Any) -> torch.dtype:
         trt.DataType.BOOL: torch.bool,
     }
     if dtype not in known:
-        raise LoweringError(
-            f"the engine has an input or output of type {dtype}, which has no torch type here"
-        )
+        raise LoweringError(f"the engine has an input or output of type {dtype}, which has no torch type here")
     return known[dtype]

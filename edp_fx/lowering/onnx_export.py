@@ -122,9 +122,7 @@ def _dim(name: str, size: Range) -> Any:
 def _input_names(model: nn.Module, count: int) -> list[str]:
     try:
         known = [
-            p.name
-            for p in inspect.signature(model.forward).parameters.values()
-            if p.kind <= p.POSITIONAL_OR_KEYWORD
+            p.name for p in inspect.signature(model.forward).parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD
         ]
     except (TypeError, ValueError):
         known = []

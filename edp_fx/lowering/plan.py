@@ -65,9 +65,7 @@ def parse_plan(messages: Iterable[str]) -> Plan:
             memory[what] = int(size)
         if message.lstrip().startswith("Layers:"):
             layers = [
-                _layer(line)
-                for line in message.splitlines()
-                if line.startswith("Name: ") and "LayerType: " in line
+                _layer(line) for line in message.splitlines() if line.startswith("Name: ") and "LayerType: " in line
             ]
     return Plan(tuple(layers), memory.get("Weights"), memory.get("Activation"))
 
@@ -89,9 +87,7 @@ def inspected_layers(text: str) -> tuple[PlanLayer, ...]:
 
         sources = tuple(_SOURCE.findall(str(entry.get("Metadata", ""))))
         kind = str(entry.get("LayerType", ""))
-        layers.append(
-            PlanLayer(str(entry.get("Name", "")), kind, tensors("Inputs"), tensors("Outputs"), sources)
-        )
+        layers.append(PlanLayer(str(entry.get("Name", "")), kind, tensors("Inputs"), tensors("Outputs"), sources))
     return tuple(layers)
 
 

@@ -84,9 +84,7 @@ class Profile:
             result.append(tuple(tuple(shape) for shape in sized))
         return result
 
-    def sample(
-        self, inputs: tuple[Tensor, ...], batch: int, image: int | None, seed: int
-    ) -> tuple[Tensor, ...]:
+    def sample(self, inputs: tuple[Tensor, ...], batch: int, image: int | None, seed: int) -> tuple[Tensor, ...]:
         """Random inputs like the examples at another size: normal where they are floating, their rows
         repeated where they are integers (an index must stay valid).
         """

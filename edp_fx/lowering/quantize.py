@@ -63,9 +63,7 @@ class _Reader:
         self._feeds = self._read(iter(loader), batches)
         self._first: dict[str, np.ndarray] | None = next(self._feeds, None)
         if self._first is None:
-            raise LoweringError(
-                "the calibration loader is empty: int8 needs at least one batch of the model's inputs"
-            )
+            raise LoweringError("the calibration loader is empty: int8 needs at least one batch of the model's inputs")
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """The next batch by input name, None at the end."""
@@ -89,7 +87,5 @@ class _Reader:
                     )
                 feed[name] = tensor.numpy()
             if len(feed) < len(names):
-                raise LoweringError(
-                    f"a calibration batch has {len(feed)} tensors, the model takes {len(names)}"
-                )
+                raise LoweringError(f"a calibration batch has {len(feed)} tensors, the model takes {len(names)}")
             yield feed

@@ -49,9 +49,7 @@ def write_atomic(files: Mapping[Path, bytes]) -> None:
         for path, other in temporary.items():
             os.replace(other, path)
     except OSError as error:
-        raise LoweringError(
-            f"cannot write {', '.join(map(str, files))}: {error.strerror or error}"
-        ) from error
+        raise LoweringError(f"cannot write {', '.join(map(str, files))}: {error.strerror or error}") from error
     finally:
         for other in temporary.values():
             with contextlib.suppress(OSError):
@@ -89,9 +87,7 @@ def read(path: Path) -> tuple[dict[str, Any], bytes]:
     try:
         facts = json.loads(beside.read_bytes())
     except OSError as error:
-        raise LoweringError(
-            f"{beside} is missing: it is written with the engine and says how to run it"
-        ) from error
+        raise LoweringError(f"{beside} is missing: it is written with the engine and says how to run it") from error
     except ValueError as error:
         raise LoweringError(f"{beside} is damaged: {error}") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:

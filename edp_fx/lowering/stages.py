@@ -20,11 +20,15 @@ from edp_fx.lowering.words import one_line
 
 Stage = dict[str, Any]
 
+_EXPORT = "edp_fx.lowering.export"
 
-def onnx_stage(gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Stage:
+
+def onnx_stage(
+    gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], shared: dict[str, Any] | None = None
+) -> Stage:
     """Export in float32 and compare with torch: ``ok``, ``reason``, ``seconds``, ``max_rel_diff`` (in
     standard deviations of the output), ``batch`` (``dynamic``, or ``static`` where the model fixes its batch
-    size; ``reason`` says how).
+    size; ``reason`` says how). The export is left in ``shared`` for :func:`engine_stage`.
     """
     start = time.perf_counter()
     stage: Stage = {"ok": False, "reason": None, "seconds": 0.0, "max_rel_diff": None}
@@ -34,22 +38,28 @@ def onnx_stage(gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> St
         reference = prepare(gm, "fp32")
         stage["max_rel_diff"] = verify(reference, reference, exported, "fp32").max_rel_diff
         stage["ok"] = True
+        if shared is not None:
+            shared[_EXPORT] = (gm, exported)
     except Exception as error:
         stage["reason"] = one_line(error)
     stage["seconds"] = round(time.perf_counter() - start, 3)
     return stage
 
 
-def engine_stage(gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Stage:
+def engine_stage(
+    gm: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], shared: dict[str, Any] | None = None
+) -> Stage:
     """Build TensorRT-RTX engines in fp32 and fp16 with a varying batch: ``ok`` where both were built,
     ``reason`` (the exporter's, parser's or builder's own), ``seconds``, and for each precision ``bytes`` and
-    ``weights_memory``.
+    ``weights_memory``. ``shared`` is that of :func:`onnx_stage` on the same network, to export once less.
     """
     start = time.perf_counter()
     stage: Stage = {"ok": True, "reason": None}
+    known, single = (shared or {}).get(_EXPORT, (None, None))
     for precision in ("fp32", "fp16"):
         try:
-            exported, _ = _export(gm, example_inputs, precision)
+            reused = single if known is gm and precision == "fp32" else None
+            exported = reused or _export(gm, example_inputs, precision)[0]
             shapes = dict(zip(exported.input_names, exported.profile.shapes(exported.inputs)))
             build = tensorrt.build_engine(exported.data, "tensorrt-rtx", tensorrt.BuildOptions(shapes))
             stage[precision] = {"bytes": len(build.data), "weights_memory": build.plan.weights_memory}
@@ -68,9 +78,8 @@ def _export(gm: nn.Module, example_inputs: Any, precision: str) -> tuple[Exporte
     try:
         return export_onnx(prepared, inputs, Profile(Range(1, 2, 8))), None
     except LoweringError as error:
+        fixed = Profile(Range.of(inputs[0].shape[0]))
         try:
-            return export_onnx(
-                prepared, inputs, Profile(Range.of(inputs[0].shape[0]))
-            ), f"static batch: {one_line(error)}"
+            return export_onnx(prepared, inputs, fixed), f"static batch: {one_line(error)}"
         except LoweringError:
             raise error from None

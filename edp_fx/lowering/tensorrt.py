@@ -77,9 +77,7 @@ def check_options(target: str, options: BuildOptions) -> None:
             "compute capabilities are for --target tensorrt-rtx: TensorRT builds for the GPU it runs on"
         )
     if target != "tensorrt" and options.timing_cache is not None:
-        raise LoweringError(
-            "a timing cache is for --target tensorrt: TensorRT-RTX times nothing while it builds"
-        )
+        raise LoweringError("a timing cache is for --target tensorrt: TensorRT-RTX times nothing while it builds")
     for name in options.compute_capabilities:
         _capability(trt, name)
 

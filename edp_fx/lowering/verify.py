@@ -136,9 +136,7 @@ def session(data: bytes) -> Any:
         raise LoweringError(f"onnxruntime refused the ONNX file: {one_line(error)}") from error
 
 
-def run(
-    runner: Any, names: list[str], inputs: tuple[Tensor, ...], wanted: list[str] | None = None
-) -> list[np.ndarray]:
+def run(runner: Any, names: list[str], inputs: tuple[Tensor, ...], wanted: list[str] | None = None) -> list[np.ndarray]:
     """The outputs of an onnxruntime session; inputs which the graph does not use are left out."""
     known = {value.name for value in runner.get_inputs()}
     feed = {name: x.detach().cpu().numpy() for name, x in zip(names, inputs) if name in known}
