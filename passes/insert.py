@@ -171,7 +171,8 @@ class InsertPairs(Pass):
 
     def _pair(self, site: Site, pairs: dict[tuple[int, Geometry], Pair]) -> Pair:
         weight, geometry = site.weight, site.geometry
-        assert weight is not None and geometry is not None
+        assert weight is not None
+        assert geometry is not None
         key = (id(weight), geometry)
         known = pairs.get(key)
         if known is None:
@@ -200,7 +201,7 @@ class InsertPairs(Pass):
                 if plain_kind(layer) is None:
                     reason = f"{type(layer).__name__} inside an opaque module computes its weight or padding itself"
                 else:
-                    reason = self._refusal(name, Geometry.of(layer), layer.weight)  # type: ignore[arg-type]
+                    reason = self._refusal(name, Geometry.of(layer), layer.weight)
                 if reason is None:
                     pair = Pair.from_layer(layer, self.start, self.rank, self.energy)
                     reason = _swap(gm, node, leaf, path, pair)

@@ -13,7 +13,10 @@ from edp_fx.frontend import propagate
 from edp_fx.inputs import normalize
 from edp_fx.passes.align import Align, align_keep
 from edp_fx.passes.base import PassReport, PassResult
+from edp_fx.passes.branches import RemoveDeadBranches
+from edp_fx.passes.constants import FoldConstants
 from edp_fx.passes.dead import dead_elements
+from edp_fx.passes.fold import FoldBatchNorm
 from edp_fx.passes.fuse import UnfusePairs
 from edp_fx.passes.merge import Chooser, MergePairs, by_weights
 from edp_fx.passes.prune import Prune
@@ -26,6 +29,7 @@ def prune_and_merge(
     cost: str | Chooser = "macs",
     align: int = 1,
     allow_inexact: bool = False,
+    fold: bool = False,
 ) -> fx.GraphModule:
     """A small, plain network that computes what ``gm`` computes.
 
@@ -36,6 +40,7 @@ def prune_and_merge(
             such as a :class:`edp_fx.latency_table.LatencyTable`.
         align: keep a multiple of so many channels and ranks: dead ones are kept to fill up.
         allow_inexact: also remove dead channels of inexact groups (a layer norm's mean changes).
+        fold: also fold batch norm into the layer before it; the result is for inference only.
 
     Returns:
         A graph module; ``meta["edp_fx.reports"]`` has what was done, with ``facts["kept"]`` per parameter and axis.
@@ -46,11 +51,15 @@ def prune_and_merge(
     inputs = normalize(example_inputs)
     result = copy.deepcopy(gm)
     UnfusePairs()(result)
+    propagate(result, inputs)
+    before = [FoldConstants()(result).report, RemoveDeadBranches()(result).report]
     graph = analyze(result, inputs)
     keep = dead_elements(result, graph, allow_inexact)
     if align > 1:
         keep = align_keep(graph, keep, Align(align))
-    reports = prune_merge_(result, graph, keep, by_weights if isinstance(cost, str) else cost)
+    reports = before + prune_merge_(result, graph, keep, by_weights if isinstance(cost, str) else cost)
+    if fold:
+        reports.append(FoldBatchNorm()(result).report)
     propagate(result, inputs)
     result.meta["edp_fx.reports"] = [*gm.meta.get("edp_fx.reports", []), *reports]
     return result

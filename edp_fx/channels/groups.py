@@ -138,6 +138,8 @@ def find_groups(view: View, root: nn.Module, index: int = 0) -> list[Group]:
             frozen = f"{mark.reason} ({mark.where.op} at {mark.where.node})"
             if all(member.role == "other" for member in members):
                 continue  # kernel positions, token positions: never channels
+        elif all(member.role == "other" for member in members):
+            frozen = "bare parameters that no layer makes or reads (tokens, positions)"
         elif len(components) == 1:
             frozen = "one indivisible unit: its layers can only go as a whole"
         reasons = tuple(dict.fromkeys(reason for one in components for reason in inexact.get(one, ())))

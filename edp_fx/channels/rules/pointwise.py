@@ -77,7 +77,8 @@ def _fit(
         factor = sweep.collapse(factor, [axis for axis in full if axis not in labelled])
         for one in factors:
             shared = set(one.axes) & set(factor.axes)
-            if shared and set(factor.axes) > set(one.axes):
+            # A value for each outer index (a head) against labels of inner ones; inner against inner just unites.
+            if shared and set(factor.axes) > set(one.axes) and factor.axes[-1] not in one.axes:
                 before = factor
                 factor = sweep.split_joint(factor, [axis for axis in factor.axes if axis not in one.axes])
                 if not set(factor.axes) & shared and before is not factor:

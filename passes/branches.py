@@ -1,0 +1,65 @@
+"""Branches whose output is exactly zero: drop them from the sums they are added to."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from edp_fx.passes.base import Pass, PassReport, PassResult
+from edp_fx.passes.constants import _POINTWISE, _module
+
+_ADDS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
+
+
+@dataclass(frozen=True)
+class RemoveDeadBranches(Pass):
+    """x + 0 becomes x, and what made the 0 goes.
+
+    A branch is zero where its last layer has zero weights and no bias, or its last batch norm zero scale and shift,
+    with nothing behind it but elementwise modules that keep 0. Works on a graph with shapes in ``meta["val"]``.
+    """
+
+    name: ClassVar[str] = "remove_dead_branches"
+
+    def call(self, gm: fx.GraphModule) -> PassResult:
+        report = PassReport(self.name)
+        zero: set[fx.Node] = set()
+        for node in list(gm.graph.nodes):
+            if _is_zero(gm, node, zero):
+                zero.add(node)
+            elif node.target in _ADDS and len(node.args) == 2 and not node.kwargs:
+                kept = [one for one in node.args if one not in zero]
+                if len(kept) == 1 and isinstance(kept[0], fx.Node) and _shape(kept[0]) == _shape(node) is not None:
+                    node.replace_all_uses_with(kept[0])
+                    report.rewritten.append(node.name)
+        if report.rewritten:
+            gm.graph.eliminate_dead_code()
+            gm.delete_all_unused_submodules()
+            gm.recompile()
+        return PassResult(gm, bool(report.rewritten), report)
+
+
+def _shape(node: fx.Node) -> torch.Size | None:
+    value = node.meta.get("val")
+    return value.shape if isinstance(value, Tensor) else None
+
+
+def _is_zero(gm: fx.GraphModule, node: fx.Node, zero: set[fx.Node]) -> bool:
+    module = _module(gm, node)
+    if module is None:
+        return False
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, _BatchNorm)) and isinstance(weight, Tensor):
+        layer = type(module).forward in (
+            nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, _BatchNorm.forward
+        )  # fmt: skip
+        return layer and not bool((weight != 0).any()) and (bias is None or not bool((bias != 0).any()))
+    if type(module) in _POINTWISE and node.args and node.args[0] in zero:
+        with torch.no_grad():
+            return not bool((module(torch.zeros(1, device="cpu")) != 0).any())
+    return False
