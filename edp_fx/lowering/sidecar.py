@@ -36,8 +36,8 @@ def check_writable(path: Path) -> None:
 
 
 def write_atomic(files: Mapping[Path, bytes]) -> None:
-    """Write all ``files`` or none: each to a temporary name beside its own, then renamed. Raises
-    LoweringError.
+    """Write ``files``, each whole or not at all: to a temporary name beside its own, renamed once all are
+    written. Raises LoweringError, and leaves no temporary file.
     """
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:

@@ -92,7 +92,8 @@ def verify(
     graph_session = session(graph_file)
     whole_file = {"fp16": exported.data, "int8": quantized}.get(precision)
     whole_session = session(whole_file) if whole_file is not None else None
-    checks = []
+    checks: list[Check] = []
+    not_run: list[str] = []
     for index, size in enumerate(_sizes(exported, count)):
         inputs = exported.profile.sample(exported.inputs, *size, seed + index)
         # Rounded inputs widened again: both sides see the same values.
@@ -105,8 +106,11 @@ def verify(
         if not halved and whole_session is None:
             continue
         truth = _torch(reference, wide)
-        if halved and index == 0:
-            check = _check("rounding", precision, size, truth, _torch(prepared, inputs))
+        rounded, reason = _in_half(prepared, inputs) if halved and index == 0 else (None, None)
+        if reason is not None:
+            not_run.append(f"rounding: torch cannot run {precision} on the CPU ({reason})")
+        if rounded is not None:
+            check = _check("rounding", precision, size, truth, rounded)
             if not check.passed:
                 raise LoweringError(_too_coarse(check, precision, exported, graph_file, inputs, wide))
             checks.append(check)
@@ -117,8 +121,9 @@ def verify(
             if not check.passed:
                 raise LoweringError(_too_coarse(check, precision, exported, graph_file, inputs, wide))
             checks.append(check)
-    not_run = ("file: onnxruntime has no bfloat16 kernels on the CPU",) if precision == "bf16" else ()
-    return Verification(tuple(checks), not_run)
+    if precision == "bf16":
+        not_run.append("file: onnxruntime has no bfloat16 kernels on the CPU")
+    return Verification(tuple(checks), tuple(not_run))
 
 
 def session(data: bytes) -> Any:
@@ -234,9 +239,21 @@ def _sizes(exported: Exported, count: int) -> list[tuple[int, int | None]]:
 
 
 def _torch(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[np.ndarray]:
-    with torch.no_grad():
-        leaves = torch.utils._pytree.tree_leaves(model(*inputs))
+    try:
+        with torch.no_grad():
+            leaves = torch.utils._pytree.tree_leaves(model(*inputs))
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        raise LoweringError(f"the model does not run on inputs of shape {shapes}: {one_line(error)}") from error
     return [leaf.float().numpy() for leaf in leaves]
+
+
+def _in_half(prepared: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[list[np.ndarray] | None, str | None]:
+    """Outputs of the half model, or why torch's CPU kernels cannot give them."""
+    try:
+        return _torch(prepared, inputs), None
+    except LoweringError as error:
+        return None, one_line(error.__cause__ or error, 150)
 
 
 def _check(
