@@ -19,10 +19,10 @@ _MOST_SEGMENTS = 40  # of a node's colour bar
 def drawing(graph: ChannelGraph) -> dict[str, Any]:
     """:meth:`ChannelGraph.to_json` plus what a picture of it needs.
 
-    Each node gets ``index`` inputs that are tensors (``in``), the node it is folded into where only layers and joins
-    are drawn (``into``, itself where it is drawn, -1 for size arithmetic), the groups on its channels with the number
-    of indices of each (``carries``, -1 for none), the roles its parameters play (``roles``: group -> roles) and its share of the
-    multiply-accumulates (``macs_share``).
+    Each node gets the places of its inputs that are tensors (``in``), the node it is folded into where only layers
+    and joins are drawn (``into``: itself where it is drawn, -1 for size arithmetic), the groups on its channels with
+    the number of indices of each (``carries``), the roles its parameters play (``roles``: group -> roles) and its
+    share of the multiply-accumulates (``macs_share``).
     """
     data = graph.to_json()
     nodes: list[dict[str, Any]] = data["nodes"]
@@ -118,7 +118,7 @@ def _folded(
 
 
 def _carried(graph: ChannelGraph) -> dict[str, list[list[int]]]:
-    """Node name -> [group, indices] in the order of its channels; group -1 stands for channels of no group."""
+    """Node name -> [group, number of indices] in the order of its channels."""
     view = graph.views[0]
     group_of = np.full(int(view.component.max()) + 1, -1, dtype=np.int64)
     for group in graph.groups:
@@ -130,9 +130,9 @@ def _carried(graph: ChannelGraph) -> dict[str, list[list[int]]]:
         for _, labels in tensors:
             for factor in labels:
                 atoms = factor.atoms.ravel()
-                for group, count in _runs(np.where(atoms > 0, group_of[view.component[atoms]], -1)):
-                    counts[group] = counts.get(group, 0) + count
-        known = [[group, count] for group, count in counts.items() if group >= 0][:_MOST_SEGMENTS]
+                for found, count in _runs(np.where(atoms > 0, group_of[view.component[atoms]], -1)):
+                    counts[found] = counts.get(found, 0) + count
+        known = [[found, count] for found, count in counts.items() if found >= 0][:_MOST_SEGMENTS]
         if known:
             result[name] = known
     return result

@@ -263,7 +263,7 @@ function legend(byCost) {
     el("div", { class: "bar" }, el("h2", {}, "Groups"), el("div", { class: "switch", role: "group", "aria-label": "Order" }, order("in order", false), order("by MACs", true))),
     el("div", { class: "rows" }, ...sorted.map((group) => paint(
       el("button", { class: "row", "data-group": group.id, title: `${group.name}: ${group.status}`, onclick: () => choose({ group: group.id }), onmouseenter: () => state.picture && emphasise([group.id]), onmouseleave: () => state.picture && state.chosen === null && emphasise([]) },
-        el("span", { class: "swatch" }), el("span", { class: "name mono" }, group.name), el("span", { class: "size" }, group.prunable ? `${group.size}${group.exact ? "" : " not exact"}` : "frozen"), el("span", { class: "share" }, group.prunable ? percent(group.macs_share) : "")),
+        el("span", { class: "swatch" }), el("span", { class: "name mono" }, short(group.name, 30)), el("span", { class: "size" }, group.prunable ? `${group.size}${group.exact ? "" : " not exact"}` : "frozen"), el("span", { class: "share" }, group.prunable ? percent(group.macs_share) : "")),
       group.id))),
   );
 }
@@ -328,8 +328,8 @@ chart.addEventListener("pointermove", (event) => {
   const node = hit(event), tip = $("tip");
   tip.hidden = !node || event.buttons > 0;
   if (tip.hidden) return;
-  const k = byName.get(node.dataset.node), { main, sub } = labels(nodes[k]), carried = nodes[k].carries;
-  tip.textContent = `${main}  ${sub}${carried.length ? `, ${carried.length > 3 ? `${carried.length} groups` : carried.map(([id]) => `group ${id}`).join(", ")}` : ""}`;
+  const k = byName.get(node.dataset.node), { sub } = labels(nodes[k]), carried = nodes[k].carries;
+  tip.textContent = `${titleOf(k)}  ${sub}${carried.length ? `, ${carried.length > 3 ? `${carried.length} groups` : carried.map(([id]) => `group ${id}`).join(", ")}` : ""}`;
   const box = chart.getBoundingClientRect(), x = event.clientX - box.left, y = event.clientY - box.top;
   tip.style.left = `${Math.max(0, Math.min(x + 14, box.width - tip.offsetWidth - 4))}px`;
   tip.style.top = `${Math.min(y + 16, box.height - tip.offsetHeight - 4)}px`;

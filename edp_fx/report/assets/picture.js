@@ -28,10 +28,18 @@ function outline(nodes, everything) {
 
 const shapeText = (shape) => shape.slice(1).join("×") || "1";
 
+// The last parts of a path, so that the most are kept that fit.
+function short(name, most) {
+  let rest = name;
+  while (rest.length > most && rest.includes(".")) rest = rest.slice(rest.indexOf(".") + 1);
+  if (rest.length > most) rest = rest.slice(-most);
+  return rest === name ? name : `…${rest}`;
+}
+
 function labels(node) {
   const module = node.kind === "call_module";
   const shape = node.shapes.length ? shapeText(node.shapes[0]) : "";
-  return { main: module || node.kind === "get_attr" ? node.layer : node.op, sub: [module ? node.op : "", shape].filter(Boolean).join("  ") };
+  return { main: short(module || node.kind === "get_attr" ? node.layer : node.op, 22), sub: [module ? node.op : "", shape].filter(Boolean).join("  ") };
 }
 
 const ruler = document.createElement("canvas").getContext("2d");
