@@ -11,7 +11,7 @@ Every norm, bias and statistic is random (an untrained network's constants would
   widths kept at a multiple of 8. It shows what lowers, not what a trained network keeps.
 
 A row a network, variant and precision; rows already in the file are kept, so the script goes on where it
-stopped. Nothing here runs on a GPU: no latency is given.
+stopped. A Markdown table goes beside it. Nothing here runs on a GPU: no latency is given.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from tabulate import tabulate
 from torch import Tensor, nn
 
 import edp_fx
@@ -75,6 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     done = read(options.out)
+    markdown(options.out.with_suffix(".md"), done)
     for name in options.models.split(","):
         for variant in options.variants.split(","):
             precisions = ("fp32", "fp16", "int8") if name == "resnet18" else ("fp32", "fp16")
@@ -84,6 +86,7 @@ def main() -> None:
             for row in rows(name, variant, missing, options.size):
                 done[(name, variant, row["precision"])] = row
                 write(options.out, done)
+                markdown(options.out.with_suffix(".md"), done)
                 print(
                     {k: row[k] for k in ("model", "variant", "precision", "built", "weights_memory", "reason")},
                     flush=True,
@@ -172,6 +175,45 @@ def write(path: Path, table: dict[tuple[str, str, str], dict[str, str]]) -> None
         writer.writeheader()
         writer.writerows(table.values())
     part.replace(path)
+
+
+def markdown(path: Path, table: dict[tuple[str, str, str], dict[str, str]]) -> None:
+    """The table a person reads: megabytes, and the share of the dense network's weights at the same
+    precision.
+    """
+    lines = []
+    for (name, _, precision), row in table.items():
+        dense = table.get((name, "dense", precision), {}).get("weights_memory")
+        memory = row["weights_memory"]
+        share = f"{int(memory) / int(dense):.2f}" if memory and dense else ""
+        size = f"{int(memory) / 1e6:.2f}" if memory else ""
+        plan = f"{row['layers']} ({row['generated_kernels']})" if row["layers"] else ""
+        worst = max(
+            (float(row[f"{q}_rel_diff"]) for q in ("rounding", "file", "graph") if row[f"{q}_rel_diff"]), default=None
+        )
+        lines.append(
+            {
+                "network": name,
+                "variant": row["variant"],
+                "precision": precision,
+                "GMACs": f"{float(row['macs']) / 1e9:.3f}" if row["macs"] else "",
+                "weights MB": size,
+                "of dense": share,
+                "plan layers (generated)": plan,
+                "graph vs torch": row["graph_rel_diff"],
+                "worst vs fp32": "" if worst is None else f"{worst:.1e}",
+                "built": row["built"] + (f": {row['reason']}" if row["reason"] else ""),
+            }
+        )
+    text = tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    heading = (
+        "# TensorRT-RTX engines\n\nWritten by `benchmarks/engines.py`; its heading says what the variants are. "
+        "Differences are in standard deviations of the output:\n*graph* is the file's operators and rounded weights in "
+        "float32 against torch; *worst vs fp32* adds the rounding of the precision.\nBuilt without a GPU; none was run on "
+        "one.\n\n"
+    )
+    path.write_text(heading + text + "\n")
 
 
 if __name__ == "__main__":
