@@ -104,9 +104,7 @@ def check_directory(out: Path, *, overwrite: bool, resume: bool) -> None:
     if resume and not occupied:
         raise EdpError(f"--resume: nothing to go on with in {out}")
     if occupied and not (overwrite or resume):
-        raise EdpError(
-            f"--out {out}: not empty; --overwrite replaces the results in it, --resume goes on with them"
-        )
+        raise EdpError(f"--out {out}: not empty; --overwrite replaces the results in it, --resume goes on with them")
 
 
 def choose_target(target: str | None) -> str:
@@ -366,17 +364,13 @@ class Runner:
         onnx = directory / "model.onnx"
         if self.target in ENGINES:
             path = directory / "model.engine"
-            return lower(
-                network, inputs, path, target=self.target, precision=self.job.precision, onnx_path=onnx
-            )
+            return lower(network, inputs, path, target=self.target, precision=self.job.precision, onnx_path=onnx)
         return lower(network, inputs, onnx, target=self.target, precision=self.job.precision)
 
     def interrupted(self) -> str:
         """What is left after Ctrl-C."""
         kept = [
-            path
-            for path in (self.job.out / "checkpoint.pt", self.job.out / "dense" / "checkpoint.pt")
-            if path.exists()
+            path for path in (self.job.out / "checkpoint.pt", self.job.out / "dense" / "checkpoint.pt") if path.exists()
         ]
         if not kept:
             return "interrupted before the first checkpoint; nothing to go on with"

@@ -88,9 +88,7 @@ def picture_folder(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for number in range(20):
-            Image.fromarray(rng.integers(0, 255, (20, 24), dtype=np.uint8)).save(
-                tmp_path / name / f"{number}.png"
-            )
+            Image.fromarray(rng.integers(0, 255, (20, 24), dtype=np.uint8)).save(tmp_path / name / f"{number}.png")
     return tmp_path
 
 

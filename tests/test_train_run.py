@@ -313,9 +313,7 @@ def test_nan_loss_stops_with_the_last_checkpoint_intact(loaders, tmp_path):
     edp_fx.compress(make_net(), train, epochs=1, macs=0.5, directory=tmp_path)
     good = (tmp_path / "checkpoint.pt").read_bytes()
     with pytest.raises(TrainingError, match=r"loss became (nan|inf).*checkpoint"):
-        edp_fx.compress(
-            make_net(), train, macs=0.5, directory=tmp_path, recipe=Recipe(epochs=2, lr=1e12, clip_grad=0)
-        )
+        edp_fx.compress(make_net(), train, macs=0.5, directory=tmp_path, recipe=Recipe(epochs=2, lr=1e12, clip_grad=0))
     assert (tmp_path / "checkpoint.pt").read_bytes() == good
 
 

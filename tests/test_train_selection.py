@@ -149,7 +149,7 @@ def test_prices_agree_with_the_cost_model(priced):
             start, stop = elements.offsets[number], elements.offsets[number + 1]
             if one.kind != "rank" or alive[start:stop].sum() < 2:
                 continue
-            saved = prices.rank_savings(alive, number, int(alive[start:stop].sum()) - 1)
+            saved = prices.look(alive).rank_savings(number, int(alive[start:stop].sum()) - 1)
             fewer = alive.copy()
             for index, element in enumerate(start + np.flatnonzero(alive[start:stop])[:-1]):
                 fewer[element] = False
@@ -160,7 +160,7 @@ def test_prices_agree_with_the_cost_model(priced):
 def test_marginal_is_the_cost_of_one_element(priced):
     _, elements, prices = priced
     alive = np.ones(elements.n, dtype=bool)
-    marginal = prices.marginal(alive)
+    marginal = prices.look(alive).marginal
     for number, start in enumerate(elements.offsets[:-1]):
         fewer = alive.copy()
         fewer[start] = False
@@ -176,7 +176,7 @@ def test_choice_meets_the_target_keeps_the_floors_and_the_important(priced, shar
     importance = rng.random(elements.n)
     everything = np.ones(elements.n, dtype=bool)
     target = share * prices.total(everything)
-    left = selector.choose(everything, importance, target, fill=True, rounds=4)
+    left = selector.choose(everything, importance, target, fill_from=everything, rounds=4)
     assert 0.9 * target <= prices.total(left) <= target  # so small a network has coarse steps
     kept = np.add.reduceat(left, elements.offsets[:-1])
     assert (kept >= floors).all()

@@ -10,7 +10,8 @@ import typer
 _DATA = (
     "digits | fashion-mnist | folder:PATH | torchvision:NAME:PATH. fashion-mnist is looked for in "
     "data/FashionMNIST/raw, ~/.cache/edp_fx, ~/.local/share/datasets, "
-    "/usr/local/share/datasets and /usr/share/datasets (where Debian's package dataset-fashion-mnist puts it), else downloaded."
+    "/usr/local/share/datasets and /usr/share/datasets (where Debian's package dataset-fashion-mnist "
+    "puts it), else downloaded."
 )
 _SHARE = "share of the dense network, in (0, 1]"
 
@@ -43,9 +44,7 @@ def compress(
         bool, typer.Option("--allow-inexact", help="Also prune channels whose removal is not exact.")
     ] = False,
     teacher: Annotated[str | None, typer.Option(help="A model or saved directory to distil from.")] = None,
-    ema: Annotated[
-        float, typer.Option(help="Decay of the averaged weights kept as the result; 0: none.")
-    ] = 0.0,
+    ema: Annotated[float, typer.Option(help="Decay of the averaged weights kept as the result; 0: none.")] = 0.0,
     accumulate: Annotated[int, typer.Option(help="Batches per optimiser step.", min=1)] = 1,
     mixed_precision: Annotated[str, typer.Option(help="no | bf16 | fp16, of training")] = "no",
     workers: Annotated[int, typer.Option(help="Processes that read image files.", min=0)] = 0,
@@ -54,9 +53,7 @@ def compress(
     ] = None,
     precision: Annotated[str, typer.Option(help="Of the engine: fp32 | fp16 | bf16")] = "fp32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results in --out.")] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the report here, too.")] = None,
 ) -> None:
     """Compress a model to a budget in one training run, and lower it to an engine."""

@@ -89,9 +89,7 @@ def make_loader(
     )
 
 
-def stratified_split(
-    labels: NDArray[Any], shares: tuple[float, ...], seed: int = 0
-) -> list[NDArray[np.int64]]:
+def stratified_split(labels: NDArray[Any], shares: tuple[float, ...], seed: int = 0) -> list[NDArray[np.int64]]:
     """Indices of ``len(shares) + 1`` disjoint parts: the rest first, then one part a share.
 
     Every class gives ``round(share * its size)`` images to each part, at least one where it has enough.

@@ -82,9 +82,7 @@ def torchvision_data(name: str, root: Path, how: Reading) -> Data:
     try:
         pair = (build("train", learn), build("train", judge))
     except Exception as error:
-        raise DataError(
-            f"--data torchvision:{name}:{root}: {_first_line(error)}; is the data there?"
-        ) from error
+        raise DataError(f"--data torchvision:{name}:{root}: {_first_line(error)}; is the data there?") from error
     test = None
     for part in ("test", "val"):
         try:

@@ -62,9 +62,7 @@ def read_fashion_mnist() -> tuple[Split, Split, Path]:
                 "the four idx files into one of these directories"
             ) from error
         directory = root / "FashionMNIST" / "raw"
-    train_images, train_labels, test_images, test_labels = (
-        read_idx(_either(directory, name)) for name in FILES
-    )
+    train_images, train_labels, test_images, test_labels = (read_idx(_either(directory, name)) for name in FILES)
     return (train_images, train_labels), (test_images, test_labels), directory
 
 

@@ -31,9 +31,7 @@ class Budget:
         if len(given) != 1:
             raise BudgetError(f"give exactly one budget of macs, params or latency, not {len(given)}")
         if not (math.isfinite(self.value) and self.value > 0):
-            raise BudgetError(
-                f"budget {given[0]}={self.value:g}: give a share in (0, 1] or an absolute amount above 1"
-            )
+            raise BudgetError(f"budget {given[0]}={self.value:g}: give a share in (0, 1] or an absolute amount above 1")
 
     @property
     def metric(self) -> str:

@@ -58,13 +58,10 @@ def whiten(gm: fx.GraphModule, batches: Iterable[Any], *, limit: int = 8) -> Ene
     Returns:
         The energies as an importance measure for ranks.
     """
-    pairs = {
-        name: module for name, module in gm.named_modules() if isinstance(module, Pair) and _eligible(module)
-    }
+    pairs = {name: module for name, module in gm.named_modules() if isinstance(module, Pair) and _eligible(module)}
     grams: dict[str, Tensor] = {}
     handles = [
-        module.basis.register_forward_pre_hook(_collector(name, module.basis, grams))
-        for name, module in pairs.items()
+        module.basis.register_forward_pre_hook(_collector(name, module.basis, grams)) for name, module in pairs.items()
     ]
     modes = Modes(gm)
     gm.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from edp_fx.channels import analyze
 from edp_fx.cost import CostModel
 from edp_fx.errors import BudgetError, CheckpointError
+from edp_fx.frontend import propagate
 from edp_fx.inputs import normalize
 from edp_fx.train.budget import Budget, check_reachable
 from edp_fx.train.elements import Elements, Keep
@@ -27,7 +29,15 @@ from edp_fx.train.proximal import Proximal, Strength, balance
 from edp_fx.train.record import changes, layer_shapes, refusals
 from edp_fx.train.schedule import Schedule
 from edp_fx.train.selection import Flags, Selector
-from edp_fx.train.structure import Modes, fuse, outputs, relative_difference, reshape, unfuse
+from edp_fx.train.structure import (
+    KeptIndices,
+    Modes,
+    explicit,
+    fuse,
+    outputs,
+    relative_difference,
+    reshape,
+)
 
 POLICIES = ("budget", "lambda")
 BALANCE_EVERY = 100
@@ -96,7 +106,7 @@ class Compressor:
         self._compact = False
         self._finished = False
 
-        self.gm = unfuse(self.gm)
+        self._form = explicit(self.gm)
         self._survey()
         self.refused = refusals(self.gm, self.graph, self.kinds, allow_inexact)
         self._shapes = layer_shapes(self.gm)
@@ -107,7 +117,7 @@ class Compressor:
         if budget is not None:
             self._check_floors(budget)
         self._now = float(self.cost.total({}))
-        self.gm = fuse(self.gm)
+        fuse(self.gm)
         self._bind()
         if optimizer is not None:
             optimizer.register_step_pre_hook(self._before_optimizer_step)
@@ -171,6 +181,7 @@ class Compressor:
 
     def follow(self, module: fx.GraphModule) -> None:
         """Let a copy of the network, such as an EMA's, change shape along with it."""
+        module.graph = copy.deepcopy(self._form)
         self._followers.append(fuse(module))
 
     # -- one step -----------------------------------------------------------------------------------------
@@ -206,8 +217,11 @@ class Compressor:
         progress = 1.0 if final else self.schedule.progress(self.count)
         goal = self.dense + (self.target - self.dense) * progress
         scores = self._agreed(self.importance.scores(self._context()))
-        left = self._selector().choose(alive, scores, goal, fill=final, rounds=rounds)
+        # at the end the budget is filled up, with what is fading but not yet gone, too
+        fill_from = self.fading.living(self.count) if final else None
+        left = self._selector().choose(alive, scores, goal, fill_from=fill_from, rounds=rounds)
         self.fading.doom(alive & ~left, self.count)
+        self.fading.spare(left)
         self.importance.reset()
         self.events.append(
             {
@@ -276,49 +290,40 @@ class Compressor:
 
     def _reshape(self, keep: Keep, *, merged: bool) -> None:
         """Prune, and merge where asked, the network and its followers; optimiser and records come along."""
-        modes = Modes(self.gm)
         before = {name: (parameter, parameter.shape) for name, parameter in self._parameters.items()}
-        old, born, floors = self.elements, self.fading.born, self.floors
-        self._followers = [self._reshaped(copy, keep, merged)[0] for copy in self._followers]
-        self.gm, kept = self._reshaped(self.gm, keep, merged, survey=True)
-        modes.restore(self.gm)
-        origin = old.carried(self.elements, kept)
-        born = np.where(origin >= 0, np.append(born, NEVER)[origin], NEVER)
-        self.fading = Fading(self.elements, self.schedule, born)
-        group_origin = np.append(old.group_of, -1)[origin]
-        self.floors = np.array(
-            [
-                min(int(size), int(floors[group_origin[start]])) if group_origin[start] >= 0 else 1
-                for start, size in zip(self.elements.offsets[:-1], self.elements.sizes)
-            ],
-            dtype=np.int64,
-        )
-        self._carry_importance(origin)
+        now = self._selector().total(np.concatenate([keep[group.id] for group in self.elements.groups]))
+        merge = self.cost if merged else None
+        kept: KeptIndices = {}
+        for network in (*self._followers, self.gm):
+            modes = Modes(network)
+            form = self._form if network is self.gm else copy.deepcopy(self._form)
+            kept = reshape(network, form, self.graph, keep, merge)
+            if network is self.gm:
+                self._form = self.gm.graph
+                if merged:
+                    propagate(self.gm, self.example_inputs)
+                    self._compact, self._now = True, now
+                else:
+                    self._resurvey(kept)
+            fuse(network)
+            modes.restore(network)
         self._bind()
         if self.optimizer is not None:
             carry_state(self.optimizer, before, self._parameters, kept)
             self.optimizer.zero_grad(set_to_none=True)
-        self._compact = self._compact or merged
-        self._now = self._selector().total(self.fading.living(self.count))
-        self._history.append(
-            {
-                "keep": {str(key): torch.from_numpy(mask.copy()) for key, mask in keep.items()},
-                "merged": merged,
-            }
-        )
+        masks = {str(key): torch.from_numpy(mask.copy()) for key, mask in keep.items()}
+        self._history.append({"keep": masks, "merged": merged})
 
-    def _reshaped(
-        self, gm: fx.GraphModule, keep: Keep, merged: bool, survey: bool = False
-    ) -> tuple[fx.GraphModule, Any]:
-        modes = Modes(gm)
-        gm, kept = reshape(unfuse(gm), keep, self.example_inputs, self.cost if merged else None)
-        if survey:
-            self.gm = gm
-            self._survey()
-            gm = self.gm
-        gm = fuse(gm)
-        modes.restore(gm)
-        return gm, kept
+    def _resurvey(self, kept: KeptIndices) -> None:
+        """Analyse the pruned network and carry over what is known of its elements."""
+        old, born, floors = self.elements, self.fading.born, self.floors
+        self._survey()
+        origin = old.carried(self.elements, kept)
+        self.fading = Fading(self.elements, self.schedule, np.where(origin >= 0, np.append(born, NEVER)[origin], NEVER))
+        first = np.append(old.group_of, -1)[origin[self.elements.offsets[:-1]]]
+        self.floors = np.where(first >= 0, np.minimum(self.elements.sizes, np.append(floors, 1)[first]), 1)
+        self._carry_importance(origin)
+        self._now = self._selector().total(self.fading.living(self.count))
 
     def _carry_importance(self, origin: Any) -> None:
         if self.importance.total is not None:
@@ -342,7 +347,7 @@ class Compressor:
             self.fading.apply(self._parameters, self.count, at_once=True)
             self._shrink(final=True)
         modes = Modes(self.gm)
-        self.gm = unfuse(self.gm)
+        self.gm.graph = self._form
         modes.restore(self.gm)
         self._finished = True
         return self.gm
@@ -370,9 +375,7 @@ class Compressor:
             CheckpointError: the state belongs to another network.
         """
         if self.count:
-            raise CheckpointError(
-                "load the compressor's state into a fresh Compressor, before its first step"
-            )
+            raise CheckpointError("load the compressor's state into a fresh Compressor, before its first step")
         try:
             for entry in state["history"]:
                 keep = {int(key): mask.numpy() for key, mask in entry["keep"].items()}

@@ -7,7 +7,7 @@ question about groups (norms, gradients, scaling) into one scatter or gather per
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,24 +61,27 @@ class Elements:
                 flat[mine] = owner[mine] + self.offsets[number]
                 consumed[number] |= member.role == "consumer"
         self.sites = tuple(Site(*key, torch.from_numpy(flat)) for key, flat in index.items())
-        # an element dies exactly when its gate closes: its consumers' slices, or, where no parameter consumes
-        # it (the product of queries and keys), its producers'
-        self.gates = tuple(
-            gate
-            for site in self.sites
-            if (gate := self._restricted(site, consumed, site.role == "consumer")) is not None
+        ranks = np.array([group.kind == "rank" for group in groups], dtype=bool)
+        # The change of the loss when an element goes is seen at its consumers' slices or, where no parameter
+        # consumes it (the product of queries and keys), at its producers'.
+        self.gates = self._restricted(
+            lambda site: consumed if site.role == "consumer" else ~consumed & (site.role != "other")
         )
+        # What must be zero before it goes: a rank's column; all that makes, scales and reads a channel,
+        # since a layer norm on the way would feel a channel that is only not read.
+        self.fading = self._restricted(lambda site: ~ranks | (site.role == "consumer"))
         self._moved: dict[tuple[str, int, str, torch.device], Tensor] = {}
 
-    def _restricted(self, site: Site, consumed: NDArray[np.bool_], consumer: bool) -> Site | None:
-        if site.role not in ("consumer", "producer", "affine"):
-            return None
-        flat = site.index.numpy()
-        group = np.append(self.group_of, -1)[flat]
-        mine = (group >= 0) & (np.append(consumed, False)[group] == consumer)
-        if not mine.any():
-            return None
-        return Site(site.parameter, site.axis, site.role, torch.from_numpy(np.where(mine, flat, self.n)))
+    def _restricted(self, wanted: Callable[[Site], NDArray[np.bool_]]) -> tuple[Site, ...]:
+        """The sites with only the groups for which ``wanted(site)`` [groups] holds."""
+        result = []
+        for site in self.sites:
+            flat = site.index.numpy()
+            mine = np.append(wanted(site), False)[np.append(self.group_of, -1)[flat]]
+            if mine.any():
+                index = torch.from_numpy(np.where(mine, flat, self.n))
+                result.append(Site(site.parameter, site.axis, site.role, index))
+        return tuple(result)
 
     def on(self, site: Site, device: torch.device) -> Tensor:
         """``site.index`` on ``device``, kept there."""
@@ -106,13 +109,10 @@ class Elements:
     def split(self, flat: NDArray[np.bool_]) -> Keep:
         """A flat mask [n] as the mapping from group id to that group's mask."""
         return {
-            group.id: flat[start:stop]
-            for group, start, stop in zip(self.groups, self.offsets[:-1], self.offsets[1:])
+            group.id: flat[start:stop] for group, start, stop in zip(self.groups, self.offsets[:-1], self.offsets[1:])
         }
 
-    def carried(
-        self, new: Elements, kept: Mapping[str, Mapping[int, NDArray[np.int64]]]
-    ) -> NDArray[np.int64]:
+    def carried(self, new: Elements, kept: Mapping[str, Mapping[int, NDArray[np.int64]]]) -> NDArray[np.int64]:
         """For each element of ``new``, its index here, or -1.
 
         Args:

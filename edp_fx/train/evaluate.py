@@ -21,9 +21,7 @@ class Score:
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, loader: Iterable[Any], device: torch.device | str = "cpu", reduce: Any = None
-) -> Score:
+def evaluate(model: nn.Module, loader: Iterable[Any], device: torch.device | str = "cpu", reduce: Any = None) -> Score:
     """Top-1 accuracy of a classifier over batches of (images [N, C, H, W], labels [N]), in evaluation mode.
 
     Args:

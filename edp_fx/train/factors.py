@@ -34,7 +34,5 @@ def coefficient_gains(gm: fx.GraphModule) -> dict[str, Tensor]:
         norm = modules.get(str(user.target)) if user.op == "call_module" else None
         if isinstance(norm, _BatchNorm) and norm.running_var is not None:
             gain = (norm.running_var + norm.eps).rsqrt()
-            result[f"{name}.weight"] = (
-                gain * norm.weight.abs() if isinstance(norm.weight, nn.Parameter) else gain
-            )
+            result[f"{name}.weight"] = gain * norm.weight.abs() if isinstance(norm.weight, nn.Parameter) else gain
     return result

@@ -30,7 +30,7 @@ class Fading:
         self.elements = elements
         self.schedule = schedule
         self.born = np.full(elements.n, NEVER, dtype=np.int64) if born is None else born.copy()
-        self.gates: list[Site] = []
+        self.sites: list[Site] = []
         self._mark()
 
     @property
@@ -47,17 +47,22 @@ class Fading:
         self.born[chosen] = step
         self._mark()
 
+    def spare(self, chosen: Flags) -> None:
+        """Let ``chosen`` stay after all."""
+        self.born[chosen] = NEVER
+        self._mark()
+
     def _mark(self) -> None:
-        """The gates that have a doomed element: only those are scaled."""
+        """The sites that have a doomed element: only those are scaled."""
         doomed = np.append(~self.spared, False)
-        self.gates = [site for site in self.elements.gates if doomed[site.index.numpy()].any()]
+        self.sites = [site for site in self.elements.fading if doomed[site.index.numpy()].any()]
 
     def apply(self, parameters: Mapping[str, nn.Parameter], step: int, *, at_once: bool = False) -> bool:
-        """Scale the gates by what the schedule leaves after ``step``; returns whether an element just died.
+        """Scale the doomed by what the schedule leaves after ``step``; returns whether an element just died.
 
         Factors of successive steps telescope, so what the gradient restores meanwhile fades, too.
         """
-        if not self.gates:
+        if not self.sites:
             return False
         fade = self.schedule.fade
         left = np.array([self.schedule.gate(age) for age in range(fade + 1)])
@@ -69,8 +74,8 @@ class Fading:
             factor[:-1][doomed] = 0.0
         else:
             factor[:-1][doomed] = np.where(before > 0, now / np.maximum(before, 1e-12), 0.0)[doomed]
-        device = parameters[self.gates[0].parameter].device
+        device = parameters[self.sites[0].parameter].device
         moved = torch.from_numpy(factor).to(device)
-        for site in self.gates:
+        for site in self.sites:
             self.elements.scale(site, parameters[site.parameter], moved)
         return bool((doomed & (age == fade)).any())

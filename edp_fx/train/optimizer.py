@@ -72,9 +72,7 @@ def carry_state(
         old, shape = before[name]
         state = optimizer.state.pop(old, None)
         if state is not None:
-            optimizer.state[parameter] = {
-                key: sliced(value, shape, kept.get(name, {})) for key, value in state.items()
-            }
+            optimizer.state[parameter] = {key: sliced(value, shape, kept.get(name, {})) for key, value in state.items()}
     alive = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for gone in [one for one in optimizer.state if id(one) not in alive]:
         del optimizer.state[gone]

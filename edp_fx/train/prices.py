@@ -8,6 +8,7 @@ cost.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,34 @@ if TYPE_CHECKING:
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Prices as seen from one mask.
+
+    Attributes:
+        marginal: cost saved by removing one more element of each group [groups].
+    """
+
+    marginal: Floats
+    scale: float
+    groups: NDArray[np.int64]
+    two: Floats
+    merged: Floats
+    slope: Floats
+
+    def rank_savings(self, group: int, spare: int) -> Floats:
+        """Cost saved by removing 1 … ``spare`` of the ranks present of a group (by its position).
+
+        A pair costs in proportion to its rank and at most what the merged layer costs: the first removals may
+        save nothing.
+        """
+        mine = self.groups == group
+        two, merged = self.two[mine], self.merged[mine]
+        removed = np.arange(1, spare + 1, dtype=np.float64)[:, None]
+        later = np.minimum(two - removed * self.slope[mine], merged)
+        return (np.minimum(two, merged) - later).sum(axis=1) * self.scale
 
 
 class Prices:
@@ -79,9 +108,9 @@ class Prices:
             shape=(elements.n, len(elements.groups)),
         )
         mean = (self.matrix @ member).tocsc()  # axes x groups: mean weight of one element
-        unit_of_term = np.concatenate(
-            [np.arange(self.plain), self.plain + np.repeat(np.arange(self.pairs), 3)]
-        ).astype(np.int64)
+        unit_of_term = np.concatenate([np.arange(self.plain), self.plain + np.repeat(np.arange(self.pairs), 3)]).astype(
+            np.int64
+        )
         touching: list[NDArray[np.int64]] = []
         for group in range(len(elements.groups)):
             mine = np.zeros(len(self.fixed), dtype=bool)
@@ -113,8 +142,8 @@ class Prices:
         plain, two, merged = self._units(self._terms(self._alive(alive)))
         return float((plain.sum() + np.minimum(two, merged).sum()) * self.scale)
 
-    def marginal(self, alive: Flags) -> Floats:
-        """Cost saved by removing one more element of each group [groups]."""
+    def look(self, alive: Flags) -> Look:
+        """What every group's elements save, seen from ``alive``."""
         axes = self._alive(alive)
         plain, two, merged = self._units(self._terms(axes))
         best = np.concatenate([plain, np.minimum(two, merged)])
@@ -124,10 +153,9 @@ class Prices:
         units, groups = self.touch_unit[self.touch_pair] - self.plain, self.touch_group[self.touch_pair]
         three = [self._shortened(axes, self.plain + 3 * units + which, groups) for which in range(3)]
         after[self.touch_pair] = np.minimum(three[0] + three[1], three[2])
-        saved = np.bincount(
-            self.touch_group, best[self.touch_unit] - after, minlength=len(self.elements.groups)
-        )
-        return np.maximum(0.0, saved) * self.scale
+        saved = np.bincount(self.touch_group, best[self.touch_unit] - after, minlength=len(self.elements.groups))
+        slope = two[units] - three[0] - three[1]
+        return Look(np.maximum(0.0, saved) * self.scale, self.scale, groups, two[units], merged[units], slope)
 
     def _shortened(self, axes: Floats, terms: NDArray[np.int64], groups: NDArray[np.int64]) -> Floats:
         """Cost of ``terms[i]`` with one element less of ``groups[i]``."""
@@ -137,25 +165,3 @@ class Prices:
             less = np.asarray(self.mean[axis, groups]).ravel() if len(axis) else np.zeros(0)
             result *= np.maximum(0.0, axes[axis] - less)
         return result
-
-    def rank_savings(self, alive: Flags, group: int, spare: int) -> Floats:
-        """Cost saved by removing 1 … ``spare`` of the ranks present of a group (by its position).
-
-        A pair costs in proportion to its rank and at most what the merged layer costs: the first removals may
-        save nothing.
-        """
-        axes = self._alive(alive)
-        _, two, merged = self._units(self._terms(axes))
-        mine = self.touch_group == group
-        units = self.touch_unit[mine] - self.plain
-        units = units[units >= 0]
-        groups = np.full(len(units), group)
-        slope = sum(
-            self._terms(axes, self.plain + 3 * units + which)
-            - self._shortened(axes, self.plain + 3 * units + which, groups)
-            for which in (0, 1)
-        )
-        removed = np.arange(1, spare + 1, dtype=np.float64)[:, None]
-        now = np.minimum(two, merged)[units]
-        later = np.minimum(two[units] - removed * slope, merged[units])
-        return (now - later).sum(axis=1) * self.scale

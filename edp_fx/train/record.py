@@ -30,11 +30,7 @@ def layer_shapes(model: nn.Module) -> Shapes:
             inside |= {f"{name}.basis", f"{name}.coefficient"}
         elif name not in inside:
             weight = getattr(module, "weight", None)
-            if (
-                isinstance(weight, torch.Tensor)
-                and weight.dim() >= 2
-                and not isinstance(module, nn.Embedding)
-            ):
+            if isinstance(weight, torch.Tensor) and weight.dim() >= 2 and not isinstance(module, nn.Embedding):
                 inputs = int(weight.shape[1]) * int(getattr(module, "groups", 1))
                 result[name] = {"outputs": int(weight.shape[0]), "inputs": inputs, "rank": None}
     return result

@@ -12,6 +12,7 @@ from edp_fx.train.prices import Prices
 
 Flags = NDArray[np.bool_]
 Scores = NDArray[np.float64]
+COARSE = 0.005  # an overshoot below this share of the target is left as it is
 REPAIRS = 96  # how many of the last chosen are tried for giving back
 
 
@@ -49,24 +50,29 @@ class Selector:
         return alive
 
     def choose(
-        self, alive: Flags, importance: Scores, target: float, *, fill: bool = False, rounds: int = 1
+        self,
+        alive: Flags,
+        importance: Scores,
+        target: float,
+        *,
+        fill_from: Flags | None = None,
+        rounds: int = 1,
     ) -> Flags:
-        """The elements left: a subset of ``alive`` that costs at most ``target`` where the floors allow.
+        """The elements left, which costs at most ``target`` where the floors allow.
 
         Args:
             alive: elements present now [n].
             importance: non-negative, comparable over groups [n].
             target: cost not to exceed.
-            fill: give back the most important of the chosen as long as the target holds.
+            fill_from: elements of which the most important are given back as long as the target holds.
             rounds: prices are renewed after each of so many equal parts of the way: an element's price falls
                 as what it is coupled with goes.
         """
         now = self.total(alive)
-        before = alive
         for part in range(1, rounds + 1):
             goal = target + (now - target) * (1 - part / rounds)
             alive = self._one_round(alive, importance, goal)
-        return self._give_back(before, alive, importance, target) if fill else alive
+        return alive if fill_from is None else self._give_back(fill_from, alive, importance, target)
 
     def _one_round(self, alive: Flags, importance: Scores, target: float) -> Flags:
         if self.total(alive) <= target:
@@ -82,12 +88,28 @@ class Selector:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self.total(after(middle)) <= target else (middle, high)
-        return after(high)
+        chosen = after(high)
+        if high and self.total(chosen) < (1 - COARSE) * target:
+            return self._finer_last(after(high - 1), order[high - 1 :], importance, target, chosen)
+        return chosen
+
+    def _finer_last(
+        self, alive: Flags, order: NDArray[np.int64], importance: Scores, target: float, chosen: Flags
+    ) -> Flags:
+        """Instead of a last element that overshoots, the least important one that suffices alone."""
+        groups = self.elements.group_of[order]
+        firsts = order[np.unique(groups, return_index=True)[1]]
+        for element in firsts[np.argsort(importance[firsts], kind="stable")]:
+            left = alive.copy()
+            left[element] = False
+            if self.total(chosen) < self.total(left) <= target:
+                return left
+        return chosen
 
     def _order(self, alive: Flags, importance: Scores) -> NDArray[np.int64]:
         """Candidates from the cheapest loss per cost saved to the dearest."""
         elements = self.elements
-        marginal = self.prices.marginal(alive)
+        look = self.prices.look(alive)
         candidates: list[NDArray[np.int64]] = []
         prices: list[Scores] = []
         for number, group in enumerate(elements.groups):
@@ -99,9 +121,9 @@ class Selector:
             ranked = present[np.argsort(importance[present], kind="stable")][:spare]
             loss = np.maximum(importance[ranked], 0.0)
             if group.kind == "rank":
-                price = hull_prices(np.cumsum(loss), self.prices.rank_savings(alive, number, spare))
+                price = hull_prices(np.cumsum(loss), look.rank_savings(number, spare))
             else:
-                price = _ratio(loss, float(marginal[number]))
+                price = _ratio(loss, float(look.marginal[number]))
             wanted = np.isfinite(price)
             candidates.append(ranked[wanted])
             prices.append(price[wanted])
@@ -117,9 +139,7 @@ class Selector:
         # gap
         tries = np.arange(len(best_first))
         if len(tries) > REPAIRS:
-            tries = np.union1d(
-                tries[: REPAIRS // 2], np.linspace(0, len(tries) - 1, REPAIRS // 2).astype(int)
-            )
+            tries = np.union1d(tries[: REPAIRS // 2], np.linspace(0, len(tries) - 1, REPAIRS // 2).astype(int))
         alive = alive.copy()
         for element in best_first[tries]:
             alive[element] = True

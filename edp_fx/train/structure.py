@@ -3,6 +3,7 @@ milestones."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,49 +13,54 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from edp_fx.channels import analyze
-from edp_fx.frontend import propagate
 from edp_fx.passes.fuse import FusePairs, UnfusePairs
 from edp_fx.passes.merge import MergePairs
 from edp_fx.passes.prune import prune
 from edp_fx.train.elements import Keep
 
 if TYPE_CHECKING:
+    from edp_fx.channels import ChannelGraph
     from edp_fx.cost import CostModel
 
 KeptIndices = dict[str, dict[int, NDArray[np.int64]]]
 
 
+def explicit(gm: fx.GraphModule) -> fx.Graph:
+    """Every pair as its two layers: the form that the analysis and the passes read; also ``gm.graph`` from
+    now on."""
+    return UnfusePairs()(gm).graph_module.graph
+
+
 def fuse(gm: fx.GraphModule) -> fx.GraphModule:
-    """Every pair as one layer: the form in which it trains."""
+    """Every pair as one layer, the form in which it trains. The explicit graph stays as it was, node names
+    and all."""
+    gm.graph = copy.deepcopy(gm.graph)
     return FusePairs()(gm).graph_module
 
 
-def unfuse(gm: fx.GraphModule) -> fx.GraphModule:
-    """Every pair as its two layers: the form that the analysis and the cost model read."""
-    return UnfusePairs()(gm).graph_module
-
-
 def reshape(
-    gm: fx.GraphModule, keep: Keep, example_inputs: tuple[Any, ...], merge: CostModel | None
-) -> tuple[fx.GraphModule, KeptIndices]:
-    """Prune an explicit ``gm`` to ``keep`` in place; merge the pairs that cost less merged where ``merge``
-    is given.
+    gm: fx.GraphModule, form: fx.Graph, graph: ChannelGraph, keep: Keep, merge: CostModel | None
+) -> KeptIndices:
+    """Prune ``gm`` to ``keep`` in place; merge the pairs that cost less merged where ``merge`` is given.
+
+    Args:
+        gm: the network, in any form; it ends in the explicit one.
+        form: its explicit graph, as it was analysed; changed and taken over.
+        graph: the analysis.
+        keep: the elements that stay.
+        merge: costs of the network before pruning.
 
     Returns:
-        The network and, per parameter and axis, the indices that stayed.
+        Per parameter and axis, the indices that stayed.
     """
-    # analysed anew because fusing and unfusing renamed the nodes; groups keep their numbers
-    pruned = prune(gm, analyze(gm, example_inputs), keep)
-    gm = pruned.graph_module
+    gm.graph = form
+    pruned = prune(gm, graph, keep)
     reports = [pruned.report]
     if merge is not None:
-        merged = MergePairs(lambda name, pair: merge.pair_is_cheaper(name, keep))(gm)
-        gm = merged.graph_module
-        reports.append(merged.report)
-    propagate(gm, example_inputs)
+        reports.append(MergePairs(lambda name, pair: merge.pair_is_cheaper(name, keep))(gm).report)
     gm.meta["edp_fx.reports"] = [*gm.meta.get("edp_fx.reports", []), *reports]
-    return gm, pruned.report.facts["kept"]
+    kept: KeptIndices = pruned.report.facts["kept"]
+    return kept
 
 
 class Modes:

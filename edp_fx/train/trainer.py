@@ -78,9 +78,7 @@ class Trainer:
         self.total_steps = recipe.epochs * self.steps_per_epoch
         self.gm = gm.to(self.device)
         self.optimizer = recipe.make_optimizer(self.gm)
-        self.compressor = (
-            make_compressor(self.gm, self.optimizer, self.total_steps) if make_compressor else None
-        )
+        self.compressor = make_compressor(self.gm, self.optimizer, self.total_steps) if make_compressor else None
         if self.compressor is not None:
             self.gm = self.compressor.gm
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer)
@@ -101,9 +99,7 @@ class Trainer:
         from torch.utils.data import DataLoader
 
         if not isinstance(loader, DataLoader):
-            raise TrainingError(
-                "several processes need a torch DataLoader to share out, not " + type(loader).__name__
-            )
+            raise TrainingError("several processes need a torch DataLoader to share out, not " + type(loader).__name__)
         return self.accelerator.prepare_data_loader(loader)
 
     def _wrapped(self) -> nn.Module:
@@ -142,11 +138,7 @@ class Trainer:
             log = MetricsLog(self.directory, resume_step=self.step)
         seconds: list[float] = []
         score: Score | None = None
-        target = (
-            self.compressor.target / self.compressor.dense
-            if self.compressor and self.compressor.budget
-            else None
-        )
+        target = self.compressor.target / self.compressor.dense if self.compressor and self.compressor.budget else None
         self.watcher.begin(self.title, self.recipe.epochs, self.total_steps, target)
         try:
             for epoch in range(self.epoch, self.recipe.epochs):
@@ -321,8 +313,7 @@ class Trainer:
             now, then = plain(self.recipe), state["recipe"]
             changed = [key for key, value in now.items() if then.get(key) != value]
             raise TrainingError(
-                f"{path}: written with another recipe (different: {', '.join(changed)}); resume with the "
-                "same options"
+                f"{path}: written with another recipe (different: {', '.join(changed)}); resume with the same options"
             )
         if self.compressor is not None:
             self.compressor.load_state_dict(state["compressor"])
