@@ -175,11 +175,12 @@ def _parameter_terms(gm: fx.GraphModule, graph: ChannelGraph) -> tuple[list[Cost
         if isinstance(module, Pair) and f"{home}.basis.weight" in axes:
             transposed = getattr(module.basis, "transposed", False)
             basis, coefficient = axes[f"{home}.basis.weight"], axes[f"{home}.coefficient.weight"]
-            kernel = int(np.prod(tuple(module.basis.weight.shape[2:])))  # type: ignore[union-attr,arg-type]
+            b_weight, c_weight = module.basis.weight, module.coefficient.weight
+            assert isinstance(b_weight, Tensor) and isinstance(c_weight, Tensor)
+            kernel = float(np.prod(b_weight.shape[2:]))
             rank_axis, in_axis = (1, 0) if transposed else (0, 1)
-            fixed = lambda parameter, axis: AxisCount(float(parameter.shape[axis]), {})  # noqa: E731
-            b = [basis.get(axis, fixed(module.basis.weight, axis)) for axis in (in_axis, rank_axis)]
-            c = [coefficient.get(axis, fixed(module.coefficient.weight, axis)) for axis in (1, 0)]
+            b = [basis.get(axis, AxisCount(float(b_weight.shape[axis]), {})) for axis in (in_axis, rank_axis)]
+            c = [coefficient.get(axis, AxisCount(float(c_weight.shape[axis]), {})) for axis in (1, 0)]
             pairs.append(
                 _PairCost(
                     home,

@@ -37,16 +37,16 @@ class FoldBatchNorm(Pass):
                 report.refuse(node.name, "its forward does more than normalise by running statistics")
             elif not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)):
                 report.refuse(node.name, "no convolution or linear layer stands before it")
-            elif len(source.users) != 1 or calls.count(str(source.target)) != 1:  # type: ignore[union-attr]
+            elif len(source.users) != 1 or calls.count(str(source.target)) != 1:
                 report.refuse(node.name, "the layer before it is used elsewhere too")
             else:
                 if isinstance(layer, nn.Linear):
                     folded: nn.Module = fuse_linear_bn_eval(layer, norm)
                 else:
                     folded = fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, nn.ConvTranspose2d))
-                owner, _, leaf = str(source.target).rpartition(".")  # type: ignore[union-attr]
+                owner, _, leaf = str(source.target).rpartition(".")
                 gm.get_submodule(owner)._modules[leaf] = folded
-                node.replace_all_uses_with(source)  # type: ignore[arg-type]
+                node.replace_all_uses_with(source)
                 gm.graph.erase_node(node)
                 report.rewritten.append(node.name)
         if report.rewritten:

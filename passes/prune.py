@@ -64,7 +64,7 @@ def slice_state(module: nn.Module, kept: Kept) -> set[str]:
         for table in (owner._parameters, owner._buffers):
             for leaf, value in table.items():
                 if value is not None and id(value) in replaced:
-                    table[leaf] = replaced[id(value)]  # type: ignore[assignment]
+                    table[leaf] = replaced[id(value)]
                     touched.add(path)
     return touched
 

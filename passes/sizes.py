@@ -92,6 +92,16 @@ class _Repairer(fx.Interpreter):
             for shape, masks in zip(self.shapes.get(node.name, []), self.masks.get(node.name, []))
         ]
 
+    def before(self, node: fx.Node) -> tuple[int, ...]:
+        """The shape of a node's first argument before pruning."""
+        source = node.args[0] if node.args else next(iter(node.kwargs.values()))
+        assert isinstance(source, fx.Node)
+        return self.shapes[source.name][0]
+
+    def rank(self, node: fx.Node) -> int:
+        """Axes of a node's first argument."""
+        return len(self.before(node))
+
     def mask(self, node: Any) -> Masks:
         """The masks of the one tensor ``node`` gives."""
         found = self.masks.get(node.name, []) if isinstance(node, fx.Node) else []
@@ -144,7 +154,7 @@ def _reshape(run: _Repairer, node: fx.Node) -> None:
 
 def _unflatten(run: _Repairer, node: fx.Node) -> None:
     dim, sizes = _arguments(node, ("dim", "sizes"))
-    start = run.value(dim) % len(run.shapes[node.args[0].name][0])  # type: ignore[union-attr]
+    start = run.value(dim) % run.rank(node)
     want = run.predicted(node)[0][start : start + len(sizes)]
     new = tuple(size if run.value(size) in (right, -1) else right for size, right in zip(sizes, want))
     run.change(node, (node.args[0], dim, new), {})
@@ -154,8 +164,7 @@ def _split(run: _Repairer, node: fx.Node) -> None:
     """split, chunk, tensor_split: unequal parts become a split with sizes."""
     names = ("chunks", "dim") if node.target in CHUNKS else ("split_size_or_sections", "dim")
     source = node.args[0]
-    dim = _arguments(node, names)[1] or 0
-    axis = run.value(dim) % len(run.shapes[source.name][0])  # type: ignore[union-attr]
+    axis = run.value(_arguments(node, names)[1] or 0) % run.rank(node)
     if axis in run.mask(source):
         sizes = [shape[axis] for shape in run.predicted(node)]
         run.change(node, (source, sizes, axis), {}, torch.split)
@@ -163,14 +172,15 @@ def _split(run: _Repairer, node: fx.Node) -> None:
 
 def _getitem(run: _Repairer, node: fx.Node) -> None:
     """Slices and integer indices move with the indices that were removed before them."""
-    source, index = node.args
+    source, index = node.args[0], node.args[1]
     masks = run.mask(source)
-    if not masks or not isinstance(run.env[source], Tensor):  # type: ignore[index]
+    if not masks:
         return
-    rank = len(run.shapes[source.name][0])  # type: ignore[union-attr]
-    items = list(index) if isinstance(index, tuple) else [index]
+    rank = run.rank(node)
+    items: list[Any] = list(index) if isinstance(index, tuple) else [index]
     consumed = sum(1 for item in items if item is not None and item is not Ellipsis)
-    new, axis = [], 0
+    new: list[Any] = []
+    axis = 0
     for item in items:
         if item is Ellipsis:
             axis += rank - consumed
@@ -206,7 +216,7 @@ def _moved(item: Any, mask: np.ndarray, original: Any) -> Any:
 def _narrow(run: _Repairer, node: fx.Node) -> None:
     dim, start, length = (run.value(one) for one in _arguments(node, ("dim", "start", "length")))
     source = node.args[0]
-    axis = dim % len(run.shapes[source.name][0])  # type: ignore[union-attr]
+    axis = dim % run.rank(node)
     mask = run.mask(source).get(axis)
     if mask is not None:
         before = int(mask[:start].sum())
@@ -226,7 +236,7 @@ def _layer_norm(run: _Repairer, node: fx.Node) -> None:
 
 def _group_norm(run: _Repairer, node: fx.Node) -> None:
     groups = run.value(_arguments(node, ("num_groups",))[0])
-    before = run.shapes[node.args[0].name][0][1]  # type: ignore[union-attr]
+    before = run.before(node)[1]
     after = run.predicted(node)[0][1]
     if groups == before != after:
         if len(node.args) > 1:
@@ -238,11 +248,9 @@ def _group_norm(run: _Repairer, node: fx.Node) -> None:
 def _attention(run: _Repairer, node: fx.Node) -> None:
     """The default scale is 1/√dims: pin it to the dims there were."""
     query = node.args[0] if node.args else node.kwargs["query"]
-    if node.kwargs.get("scale") is None and len(node.args) < 7:
-        rank = len(run.shapes[query.name][0])  # type: ignore[union-attr]
-        if rank - 1 in run.mask(query):
-            dims = run.shapes[query.name][0][-1]  # type: ignore[union-attr]
-            run.change(node, node.args, {**node.kwargs, "scale": dims**-0.5})
+    shape = run.before(node)
+    if node.kwargs.get("scale") is None and len(shape) - 1 in run.mask(query):
+        run.change(node, node.args, {**node.kwargs, "scale": shape[-1] ** -0.5})
 
 
 def _convolution(run: _Repairer, node: fx.Node) -> None:
@@ -250,8 +258,7 @@ def _convolution(run: _Repairer, node: fx.Node) -> None:
     groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
     if groups == 1:
         return
-    weight = run.env[node.args[1]]  # type: ignore[index]
-    channels = run.env[node.args[0]].shape[1]  # type: ignore[index]
+    weight, channels = run.value(node.args[1]), run.value(node.args[0]).shape[1]
     right = channels // weight.shape[1]
     if right != run.value(groups):
         if len(node.args) > 6:

@@ -183,6 +183,7 @@ def to_meta(gm: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
         for value in tree_flatten({k: v for k, v in vars(module).items() if not k.startswith("_")})[0]:
             if isinstance(value, Tensor):
                 add(value, lambda t: torch.empty_like(t, device="meta"), None)
+    duplicate: nn.Module
     if isinstance(gm, fx.GraphModule):  # example values of nodes are not part of the copy
         metas = {node: node.meta for node in gm.graph.nodes}
         try:

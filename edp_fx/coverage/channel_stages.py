@@ -23,7 +23,7 @@ from edp_fx.passes.prune_and_merge import prune_and_merge
 
 SOUND = 1e-9
 SHARES = (0.9, 0.5, 0.75)  # kept at random; with half of everything gone little of the input reaches a deep output
-SOUND_SINGLE = 1e-6
+SOUND_SINGLE = 1e-4
 FP32, FP64 = 1e-5, 1e-10
 
 

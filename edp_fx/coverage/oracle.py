@@ -141,8 +141,10 @@ def faulty_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarr
     for group_id in sorted(keep, key=lambda one: -graph.group(one).macs_share):
         for member in graph.group(group_id).members:
             indices = kept.get(member.parameter, {}).get(member.axis)
-            gone = np.setdiff1d(np.flatnonzero(member.owner >= 0), indices) if indices is not None else []
-            if member.role == "producer" and len(gone) and indices is not None:
+            if member.role != "producer" or indices is None:
+                continue
+            gone = np.setdiff1d(np.flatnonzero(member.owner >= 0), indices)
+            if gone.size:
                 original = gm.get_parameter(member.parameter).detach()
                 others = {a: i for a, i in kept[member.parameter].items() if a != member.axis}
                 wrong = original.select(member.axis, int(gone[0]))

@@ -38,7 +38,7 @@ def reshape_atoms(atoms: np.ndarray, old: Sequence[int], new: Sequence[int]) -> 
 
 def _blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Split two shapes of equal size into the shortest runs of axes with equal products."""
-    blocks = []
+    blocks: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):
         left, right = [i] if i < len(old) else [], [j] if j < len(new) else []
@@ -152,15 +152,14 @@ def _join(sweep: Sweep, tensors: list[Tensor], labels: list[Any], axis: int, out
         present = [factor for factor in found if factor is not None]
         if not present:
             continue
-        plain = [sweep.collapse(factor, [a for a in factor.axes if a not in (other, axis)]) for factor in present]
-        plain = [sweep.collapse(factor, [axis]) if axis in factor.axes else factor for factor in plain]
+        plain = [sweep.collapse(one, [a for a in one.axes if a != other]) for one in present]
         if len(present) < len(labels):
-            for factor in plain:
-                sweep.freeze(factor, "concatenated with a tensor whose size is fixed here")
+            for one in plain:
+                sweep.freeze(one, "concatenated with a tensor whose size is fixed here")
             continue
-        for factor in plain[1:]:
-            sweep.tie(plain[0].atoms, factor.atoms)
-        factors.append(Factor(plain[0].atoms, all(factor.zero for factor in plain)))
+        for one in plain[1:]:
+            sweep.tie(plain[0].atoms, one.atoms)
+        factors.append(Factor(plain[0].atoms, all(one.zero for one in plain)))
     found = [on_axis(one, axis) for one in labels]
     if any(factor is not None for factor in found):
         parts = []

@@ -79,11 +79,11 @@ def layer_norm(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> Non
             continue
         factor = sweep.collapse(factor, [axis for axis in factor.axes if axis != inside[-1]])
         found = [on_axis(sweep.labels(one), inside[-1] - first) for one in affine]
-        for one in found:
-            if one is None:
+        for vector_factor in found:
+            if vector_factor is None:
                 sweep.freeze(factor, "scaled by an operand of fixed size")
             else:
-                sweep.tie(factor.atoms.ravel(), one.atoms.ravel())
+                sweep.tie(factor.atoms.ravel(), vector_factor.atoms.ravel())
         factors.append(Factor(factor.atoms, bool(affine)))
     labelled = {axis for factor in factors for axis in factor.axes}
     for one in affine:

@@ -220,16 +220,13 @@ def _grouped(
         sweep.tie(weight, weight[:, :1])
         sweep.tie(by_group[:, 0], weight[:, 0])
         _zero_check(sweep, channel, across)
-        made = Factor(np.repeat(weight[:, 0], per_out), across.zero)
-        return made, (None, per_in * groups)
+        return Factor(np.repeat(weight[:, 0], per_out), across.zero), (None, per_in * groups)
+    made = w_out
     if w_out is not None and w_out.atoms.size == out_channels:
         grid = w_out.atoms.reshape(groups, per_out)
         sweep.tie(grid, grid[:1])
-        made = w_out
     elif w_out is not None:
         made = Factor(np.tile(w_out.atoms.ravel(), groups), w_out.zero)
-    else:
-        made = None
     if channel is None or w_in is None:
         for one in (w_in, channel):
             if one is not None:
