@@ -1,0 +1,137 @@
+"""``edp-fx compress`` from the command line: results, bad input, Ctrl-C, resuming."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+import edp_fx
+from edp_fx.cli import main
+
+TINY = '''
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 24, 3, 2, 1), nn.BatchNorm2d(24), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10),
+    )
+'''
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    (tmp_path / "tiny_network.py").write_text(TINY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "tiny_network:net"
+    sys.modules.pop("tiny_network", None)
+
+
+def run(*arguments):
+    """The exit status of the command."""
+    with pytest.raises(SystemExit) as caught:
+        main(["compress", *map(str, arguments)])
+    return caught.value.code or 0
+
+
+def test_a_run_leaves_the_network_its_engine_and_a_report(tiny, tmp_path, capsys):
+    out = tmp_path / "out"
+    options = ("--data", "digits", "--img-size", 16, "--macs", 0.5, "--epochs", 3, "--batch-size", 64)
+    assert run(tiny, *options, "--out", out, "--json", tmp_path / "copy.json") == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report == json.loads((tmp_path / "copy.json").read_text())
+    for column in ("dense", "compressed"):
+        assert set(report[column]) >= {"macs", "params", "file_bytes", "accuracy", "latency_ms"}
+        assert report[column]["accuracy"] > 0.15
+    assert 0.47 <= report["compressed"]["macs"] / report["dense"]["macs"] <= 0.5
+    assert report["budget"] == {"macs": 0.5}
+    assert (report["epochs"], report["seed"]) == (3, 0)
+    assert report["prune_merge"]["max_rel_diff"] <= 1e-5
+    assert report["onnx"]["max_abs_diff"] < 1e-3
+    assert "tensorrt_rtx" in report["engine"]["builder"]
+    assert report["engine"]["bytes"] == (out / "model.engine").stat().st_size > 1000
+    assert all(set(entry) == {"node", "reason"} for entry in report["refused"])
+    printed = capsys.readouterr().out
+    for text in ("epoch   3/3", "MACs", "test accuracy", "engine", "left alone", "pruning and merging changed"):
+        assert text in printed
+    loaded = edp_fx.load(out)
+    assert edp_fx.measure(loaded, torch.randn(2, 3, 16, 16)).macs == report["compressed"]["macs"]
+    kept = sorted(path.name for path in out.iterdir())
+    assert run(tiny, *options, "--out", out) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert sorted(path.name for path in out.iterdir()) == kept
+
+
+def test_without_training_and_without_baseline(tiny, tmp_path):
+    out = tmp_path / "out"
+    options = ("--data", "digits", "--img-size", 16, "--macs", 0.8, "--epochs", 0, "--target", "onnx")
+    assert run(tiny, *options, "--out", out) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["dense"]["accuracy"] is None
+    assert report["engine"] is None
+    assert report["compressed"]["macs"] <= 0.8 * report["dense"]["macs"]
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("resnet81", {}, "resnet18"),
+        ("resnet18", {"--data": "digit"}, "did you mean digits"),
+        ("resnet18", {"--macs": "1.5"}, r"(0, 1]"),
+        ("resnet18", {"--macs": "0"}, r"(0, 1]"),
+        ("resnet18", {"--macs": None}, "give a budget"),
+        ("tiny_network:net", {"--macs": "0.0001"}, "the least that can is"),
+        ("resnet18", {"--importance": "guess"}, "taylor"),
+        ("resnet18", {"--optimizer": "lion"}, "adamw"),
+        ("resnet18", {"--target": "tpu"}, "onnxruntime"),
+        ("resnet18", {"--resume": True}, "nothing to go on with"),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_nothing(tiny, tmp_path, capsys, model, options, message):
+    out = tmp_path / "out"
+    chosen = {"--data": "digits", "--img-size": "16", "--macs": "0.4", "--epochs": "1", **options}
+    arguments = [part for key, value in chosen.items() if value for part in ((key, value) if value is not True else (key,))]
+    assert run(model, *arguments, "--out", out) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert error.count("\n") == 0
+    assert not out.exists()
+
+
+def test_output_below_a_file_is_refused(tiny, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    options = ("--data", "digits", "--img-size", 16, "--macs", 0.5, "--epochs", 1, "--no-baseline")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert run(tiny, *options, "--out", out) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_interrupted_run_keeps_its_checkpoint_and_resumes(tiny, tmp_path, capsys, monkeypatch):
+    from edp_fx.train import Trainer
+
+    out = tmp_path / "out"
+    options = ("--data", "digits", "--img-size", 16, "--macs", 0.5, "--epochs", 2, "--batch-size", 128)
+    options = (tiny, *options, "--no-baseline", "--target", "onnx", "--out", out)
+    original = Trainer._optimizer_step
+
+    def interrupted(self):
+        if self.step == 12:  # in the second epoch
+            raise KeyboardInterrupt
+        original(self)
+
+    monkeypatch.setattr(Trainer, "_optimizer_step", interrupted)
+    assert run(*options) == 130
+    assert "--resume" in capsys.readouterr().out
+    assert (out / "checkpoint.pt").exists()
+    assert not (out / "report.json").exists()
+    monkeypatch.setattr(Trainer, "_optimizer_step", original)
+    assert run(*options, "--resume") == 0
+    assert "epoch   1/2" not in capsys.readouterr().out
+    assert json.loads((out / "report.json").read_text())["compressed"]["accuracy"] is not None
