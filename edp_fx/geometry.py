@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -41,12 +41,18 @@ ARGUMENTS = {
 }
 
 
+def layer_arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a functional convolution or linear layer in a graph, by name."""
+    kind = FUNCTIONS[node.target]
+    return {**dict(zip(ARGUMENTS[kind if kind == "linear" else kind[:-2]], node.args)), **node.kwargs}
+
+
 def plain_kind(layer: nn.Module) -> str | None:
     """The kind of a layer whose forward is torch's own, None for a subclass that computes something else."""
     for base, kind in PLAIN_TYPES.items():
         if isinstance(layer, base):
             own_conv = getattr(base, "_conv_forward", None)
-            same = type(layer).forward is base.forward  # type: ignore[attr-defined]
+            same = type(layer).forward is base.forward
             return kind if same and getattr(type(layer), "_conv_forward", None) is own_conv else None
     return None
 
@@ -90,7 +96,8 @@ class Geometry:
                     return cls("linear")
                 assert isinstance(layer, nn.modules.conv._ConvNd)
                 return cls(
-                    kind, tuple(layer.stride), layer.padding if isinstance(layer.padding, str) else tuple(layer.padding),
+                    kind, tuple(layer.stride),
+                    layer.padding if isinstance(layer.padding, str) else tuple(layer.padding),
                     tuple(layer.dilation), tuple(layer.output_padding), layer.groups, layer.padding_mode,
                 )  # fmt: skip
         raise TypeError(f"{type(layer).__name__} is neither a convolution nor a linear layer")
@@ -101,12 +108,14 @@ class Geometry:
         if kind == "linear":
             return cls(kind)
         dims = int(kind[-2])
+
+        def given(name: str, default: int) -> Any:
+            return _spread(arguments.get(name, default), dims)
+
         return cls(
-            kind,
-            *(_spread(arguments.get(k, d), dims) for k, d in (("stride", 1), ("padding", 0), ("dilation", 1))),
-            _spread(arguments.get("output_padding", 0), dims),
+            kind, given("stride", 1), given("padding", 0), given("dilation", 1), given("output_padding", 0),
             arguments.get("groups", 1),
-        )
+        )  # fmt: skip
 
     def matrices(self, weight: Tensor) -> Tensor:
         """The weight as one n x m matrix a group: (groups, outputs a group, inputs a group x kernel)."""
@@ -141,7 +150,7 @@ class Geometry:
                 padding_mode=self.padding_mode, device="meta", **options,
             )  # fmt: skip
         made.weight = as_parameter(weight)
-        made.bias = None if bias is None else as_parameter(bias)
+        made.register_parameter("bias", None if bias is None else as_parameter(bias))
         return made
 
     def pointwise(self) -> Geometry:

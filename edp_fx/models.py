@@ -153,16 +153,12 @@ def _torchvision(
     if num_classes is not None and not pretrained:
         options["num_classes"] = num_classes
 
-    def make() -> nn.Module:
-        if "Inception" in str(builder.__annotations__.get("return")) or "GoogLeNet" in str(
-            builder.__annotations__.get("return")
-        ):
-            # Their auxiliary classifiers make forward return something else in train mode.
-            model = builder(**options, init_weights=True) if pretrained else builder(**options, aux_logits=False, init_weights=True)
-            return model
-        return builder(**options)
-
-    model = _built(name, make)
+    made = str(builder.__annotations__.get("return"))
+    if "Inception" in made or "GoogLeNet" in made:
+        options["init_weights"] = True
+        if not pretrained:  # auxiliary classifiers make forward return something else in train mode
+            options["aux_logits"] = False
+    model = _built(name, lambda: builder(**options))
     if detection:
         model = model.backbone
     default = 299 if name == "inception_v3" else 224
@@ -179,7 +175,7 @@ def _torchvision(
 def _other_channels(model: nn.Module, channels: int) -> None:
     """Give the first convolution another number of input channels: its weights averaged over the old ones."""
     for parent in model.modules():
-        for name, child in parent._modules.items():
+        for child in parent.children():
             if isinstance(child, nn.Conv2d) and child.in_channels == 3 and child.groups == 1:
                 weight = child.weight.mean(1, keepdim=True) * (3 / channels)
                 child.in_channels = channels

@@ -97,7 +97,7 @@ class Pair(nn.Sequential):
         basis = geometry.layer(geometry.weight(b, kernel).contiguous().clone(), None)
         coefficient = mixing.layer(mixing.weight(c, (1,) * geometry.dims).contiguous().clone(), bias)
         for layer in (basis, coefficient):
-            layer.weight.requires_grad_(weight.requires_grad or not isinstance(weight, nn.Parameter))  # type: ignore[union-attr,operator]
+            layer.get_parameter("weight").requires_grad_(weight.requires_grad or not isinstance(weight, nn.Parameter))
         return cls(basis, coefficient)
 
     # What it is
@@ -116,14 +116,14 @@ class Pair(nn.Sequential):
     @property
     def rank(self) -> int:
         """Basis filters a group."""
-        return int(self.coefficient.weight.shape[1])  # type: ignore[union-attr,index]
+        return int(self.coefficient.get_parameter("weight").shape[1])
 
     @property
     def shape(self) -> tuple[int, int]:
         """Outputs a group and inputs a group times kernel: the n x m of the matrix a group decomposes."""
         weight = self.basis.weight
         assert isinstance(weight, Tensor)
-        outputs = self.coefficient.weight.shape[0]  # type: ignore[union-attr,index]
+        outputs = self.coefficient.get_parameter("weight").shape[0]
         return int(outputs) // self.groups, weight.numel() // max(self.groups * self.rank, 1)
 
     def source_cost(self) -> int:
@@ -143,7 +143,8 @@ class Pair(nn.Sequential):
     def effective_weight(self) -> Tensor:
         """W = C·B in the layout of the plain layer's weight."""
         b, c = self.basis.weight, self.coefficient.weight
-        assert isinstance(b, Tensor) and isinstance(c, Tensor)
+        assert isinstance(b, Tensor)
+        assert isinstance(c, Tensor)
         groups = self.groups
         if isinstance(self.basis, nn.modules.conv._ConvTransposeNd):
             mixing = c.flatten(1).unflatten(0, (groups, 1, -1))

@@ -69,7 +69,7 @@ def test_every_kind_of_layer(layer, shape, start):
     propagate(graph, x)
     assert before == [node.meta["val"].shape for node in graph.graph.nodes if node.op == "call_module"]
     FusePairs()(graph)
-    assert [n.target for n in graph.graph.nodes if n.op == "call_module"][0] == "0"
+    assert next(n.target for n in graph.graph.nodes if n.op == "call_module") == "0"
     assert_same(model, graph, x)
 
 

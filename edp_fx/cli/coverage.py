@@ -59,7 +59,9 @@ def coverage(
         seconds = sum(record[name]["seconds"] for name in ("build", *names))
         failed = failures([record])
         verdict = "; ".join(f"{stage}: {reason}" for _, stage, reason in failed) or "ok"
-        console.print(f"[{number}/{len(waiting)}] {record['model']} {seconds:.1f} s {verdict}", highlight=False, markup=False)
+        console.print(
+            f"[{number}/{len(waiting)}] {record['model']} {seconds:.1f} s {verdict}", highlight=False, markup=False
+        )
     if out:
         everything = {**done, **{r["model"]: r for r in records}}
         (out / "coverage.md").write_text(markdown([*everything.values()], _command(families, filter, out)))

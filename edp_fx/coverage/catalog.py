@@ -41,9 +41,7 @@ def timm_entries() -> list[Entry]:
     from timm.models import _registry
 
     sizes = _recorded()
-    return [
-        Entry(name, _registry._model_to_module[name], sizes.get(name, 0)) for name in sorted(timm.list_models())
-    ]
+    return [Entry(name, _registry._model_to_module[name], sizes.get(name, 0)) for name in sorted(timm.list_models())]
 
 
 def torchvision_entries() -> list[Entry]:

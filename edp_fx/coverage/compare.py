@@ -92,7 +92,8 @@ def difference(a: Run, b: Run) -> dict[str, float]:
 def is_finite(one: Run) -> bool:
     """Whether every output and gradient is a number, and some output is not nil."""
     tensors: list[Any] = [*one.outputs, *one.gradients]
-    return bool(one.outputs) and all(bool(t.isfinite().all()) for t in tensors) and any(
-        bool((t != 0).any()) for t in one.outputs
+    return (
+        bool(one.outputs)
+        and all(bool(t.isfinite().all()) for t in tensors)
+        and any(bool((t != 0).any()) for t in one.outputs)
     )
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import resource
@@ -50,7 +51,8 @@ def run_stages(entry: Entry, names: Iterable[str], tell: Callable[[str, dict[str
         tell: called with the name and {ok, reason, seconds, …} of each stage, "build" first; with an empty
             dictionary when a stage begins.
     """
-    from edp_fx.coverage.stages import STAGES, StageFailed
+    from edp_fx.coverage.failure import StageFailed
+    from edp_fx.coverage.stages import STAGES
     from edp_fx.coverage.subject import prepare
 
     subject: Any = None
@@ -79,7 +81,7 @@ def run_stages(entry: Entry, names: Iterable[str], tell: Callable[[str, dict[str
     alive = attempt("build", build)
     for name in names:
         if alive:
-            done = attempt(name, lambda name=name: STAGES[name](subject))
+            done = attempt(name, functools.partial(STAGES[name], subject))
             alive = done or name != "trace"
         else:
             tell(name, {"ok": False, "reason": "not reached", "seconds": 0.0})

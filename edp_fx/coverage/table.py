@@ -49,7 +49,9 @@ def summary(records: list[Record]) -> list[tuple[str, str]]:
     families: dict[str, list[bool]] = defaultdict(list)
     for record in records:
         families[record["family"]].append(passed(record))
-    rows.append(("families with every stage passed by some model", _share(sum(map(any, families.values())), len(families))))
+    rows.append(
+        ("families with every stage passed by some model", _share(sum(map(any, families.values())), len(families)))
+    )
     traced = [r["trace"] for r in records if r.get("trace", {}).get("layers")]
     if traced:
         layers, visible = (sum(t[key] for t in traced) for key in ("layers", "visible"))

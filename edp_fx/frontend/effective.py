@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from edp_fx.frontend.normal_form import remove_dead_code
 from edp_fx.frontend.tracer import ModuleTracer
-from edp_fx.geometry import ARGUMENTS, FUNCTIONS, Geometry, plain_kind
+from edp_fx.geometry import FUNCTIONS, Geometry, layer_arguments, plain_kind
 from edp_fx.inputs import COMPUTE_LAYERS, eval_mode
 from edp_fx.pairs import Pair
 
@@ -108,7 +108,9 @@ def _module_site(gm: fx.GraphModule, node: fx.Node, module: nn.Module, known: di
 
 def _computed(module: nn.Module) -> bool:
     """Whether the weight is a property (a parametrisation) instead of a parameter."""
-    return "weight" not in module._parameters or (getattr(module, "bias", None) is not None and "bias" not in module._parameters)
+    return "weight" not in module._parameters or (
+        getattr(module, "bias", None) is not None and "bias" not in module._parameters
+    )
 
 
 # Subclasses: trace the layer's own forward, find its one linear map --------------------------------------------
@@ -133,7 +135,7 @@ def _inline(site: Site, node: fx.Node, module: nn.Module, known: dict[int, Any])
                 if one.op == "placeholder":
                     copies[one] = arguments.pop(0)
                 elif one is inner:
-                    source = fx.node.map_arg(_arguments(one)["input"], lambda n: copies[n])
+                    source = fx.node.map_arg(layer_arguments(one)["input"], lambda n: copies[n])
                     copies[one] = emit_pair(gm.graph, home, pair, source, one)
                 elif one.op == "output":
                     node.replace_all_uses_with(fx.node.map_arg(one.args[0], lambda n: copies[n]))
@@ -164,7 +166,7 @@ def _trace_layer(node: fx.Node, module: nn.Module) -> Any:
         return f"{what} is not one linear map"
     inner = layers[0]
     constants = _constants(graph)
-    found = _evaluated(module, inner, constants)
+    found = _evaluated(module, inner, layer_arguments(inner), constants)
     if isinstance(found, str):
         return f"{what}: {found}"
     if any(one.op == "get_attr" and not set(one.users) <= constants | {inner} for one in graph.nodes):
@@ -185,15 +187,8 @@ def _constants(graph: fx.Graph) -> set[fx.Node]:
     return found
 
 
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    kind = FUNCTIONS[node.target]
-    names = ARGUMENTS[kind if kind == "linear" else kind[:-2]]
-    return {**dict(zip(names, node.args)), **node.kwargs}
-
-
-def _evaluated(root: nn.Module, inner: fx.Node, constants: set[fx.Node]) -> Any:
+def _evaluated(root: nn.Module, inner: fx.Node, found: dict[str, Any], constants: set[fx.Node]) -> Any:
     """Geometry, effective weight and bias of a functional layer; a string when they are not constant."""
-    found = _arguments(inner)
     weight, bias = found["weight"], found.get("bias")
     settings = {k: v for k, v in found.items() if k not in ("input", "weight", "bias")}
     if any(isinstance(n, fx.Node) for n in _leaves(settings)):
@@ -238,7 +233,7 @@ def _value(root: nn.Module, node: fx.Node, memo: dict[fx.Node, Any]) -> Any:
 
 
 def _functional_site(gm: fx.GraphModule, node: fx.Node) -> Site:
-    found = _arguments(node)
+    found = layer_arguments(node)
     site = Site(node.name, node, node.name, training=gm.training)
     weight, bias = found["weight"], found.get("bias")
     constants = _ancestors(weight)
@@ -251,10 +246,10 @@ def _functional_site(gm: fx.GraphModule, node: fx.Node) -> Site:
     site.home = _free_home(gm, site.name)
     # A bias that is itself a parameter goes into the pair; a computed one is added after it.
     own_bias = isinstance(bias, fx.Node) and bias.op == "get_attr" and set(bias.users) == {node}
-    known = {*constants, bias} if own_bias else constants
+    known: set[Any] = {*constants, bias} if own_bias else set(constants)
     if not own_bias:
         found.pop("bias", None)
-    evaluated = _evaluated_call(gm, node, found, known)
+    evaluated = _evaluated(gm, node, found, known)
     if isinstance(evaluated, str):
         site.refusal = evaluated
         return site
@@ -279,20 +274,6 @@ def _functional_site(gm: fx.GraphModule, node: fx.Node) -> Site:
     return site
 
 
-def _evaluated_call(gm: fx.GraphModule, node: fx.Node, found: dict[str, Any], constants: set[Any]) -> Any:
-    settings = {k: v for k, v in found.items() if k not in ("input", "weight", "bias")}
-    if any(isinstance(n, fx.Node) for n in _leaves(settings)):
-        return "its stride, padding or groups are computed in the graph"
-    with eval_mode(gm), torch.no_grad():
-        memo: dict[fx.Node, Any] = {}
-        bias = found.get("bias")
-        return (
-            Geometry.of_call(FUNCTIONS[node.target], settings),
-            _value(gm, found["weight"], memo),
-            None if bias is None else _value(gm, bias, memo),
-        )
-
-
 def _ancestors(weight: Any) -> set[fx.Node] | None:
     """The nodes a weight is computed from, None when an input or a module is among them."""
     if not isinstance(weight, fx.Node):
@@ -302,7 +283,9 @@ def _ancestors(weight: Any) -> set[fx.Node] | None:
         node = pending.pop()
         if node in found:
             continue
-        if node.op not in ("get_attr", "call_function", "call_method") or (node.op != "get_attr" and not node.all_input_nodes):
+        if node.op not in ("get_attr", "call_function", "call_method") or (
+            node.op != "get_attr" and not node.all_input_nodes
+        ):
             return None
         found.add(node)
         pending += node.all_input_nodes

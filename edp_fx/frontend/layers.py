@@ -30,9 +30,7 @@ class AttentionDropout(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         """Attend; tensors are (..., heads, tokens, width), options are those of the function."""
-        return F.scaled_dot_product_attention(
-            query, key, value, dropout_p=self.p if self.training else 0.0, **options
-        )
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=self.p if self.training else 0.0, **options)
 
     def extra_repr(self) -> str:
         """The probability, for the module's printed form."""

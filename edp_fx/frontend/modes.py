@@ -29,7 +29,7 @@ def _keys(graph: fx.Graph, tracer: ModuleTracer) -> list[Any]:
             return ("slice", plain(value.start), plain(value.stop), plain(value.step))
         return value
 
-    keys = []
+    keys: list[Any] = []
     for node in number:
         target: Any = node.target
         args, kwargs = node.args, dict(node.kwargs)
@@ -71,9 +71,7 @@ def mode_dependent(
     return {path: "its forward takes another path in train mode than in eval mode" for path in readers}
 
 
-def _equal_in_eval(
-    model: nn.Module, inputs: tuple[Tensor, ...], tracer: ModuleTracer, graph: fx.Graph
-) -> bool:
+def _equal_in_eval(model: nn.Module, inputs: tuple[Tensor, ...], tracer: ModuleTracer, graph: fx.Graph) -> bool:
     """Whether the train-mode graph, run in eval mode, gives what the model gives; False when it cannot be run."""
     from edp_fx.frontend.assemble import assemble
     from edp_fx.inputs import eval_mode

@@ -9,15 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-_PLAIN = {nn.Linear: F.linear, nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
-_CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_LINEAR_ARGUMENTS = ("input", "weight", "bias")
-
-
-def layer_arguments(node: fx.Node) -> dict[str, Any]:
-    """The arguments of a functional linear layer or convolution by name."""
-    names = _LINEAR_ARGUMENTS if node.target is F.linear else _CONV_ARGUMENTS
-    return {**dict(zip(names, node.args)), **node.kwargs}
+from edp_fx.geometry import FUNCTIONS, layer_arguments, plain_kind
 
 
 def is_impure(node: fx.Node) -> bool:
@@ -26,7 +18,7 @@ def is_impure(node: fx.Node) -> bool:
         return True
     if node.op == "call_method":
         name = str(node.target)
-        return name.endswith("_") and not name.endswith("__") or name == "__setitem__"
+        return (name.endswith("_") and not name.endswith("__")) or name == "__setitem__"
     if node.op == "call_function":
         name = getattr(node.target, "__name__", "")
         in_place = name.endswith("_") and not name.endswith("__")
@@ -53,7 +45,7 @@ def use_modules(graph: fx.Graph, root: nn.Module) -> None:
     ``F.linear(x, m.weight, m.bias)`` is the module ``m``; with another bias it is ``m``, which has none, plus it.
     """
     for node in list(graph.nodes):
-        if node.op != "call_function" or node.target not in _PLAIN.values():
+        if node.op != "call_function" or node.target not in FUNCTIONS:
             continue
         found = layer_arguments(node)
         weight, bias = found.get("weight"), found.get("bias")
@@ -61,8 +53,12 @@ def use_modules(graph: fx.Graph, root: nn.Module) -> None:
             continue
         path, _, leaf = str(weight.target).rpartition(".")
         module = root.get_submodule(path)
-        plain = [t for t, f in _PLAIN.items() if f is node.target and type(m := module).forward is t.forward and isinstance(m, t)]
-        if leaf != "weight" or not plain or _has_hooks(module) or not _same_geometry(module, found):
+        if (
+            leaf != "weight"
+            or FUNCTIONS[node.target] != plain_kind(module)
+            or _has_hooks(module)
+            or not _same_geometry(module, found)
+        ):
             continue
         own = bias is None if module.bias is None else _is_attribute(bias, f"{path}.bias")
         foreign = isinstance(bias, fx.Node) and module.bias is None and node.target is F.linear
@@ -101,5 +97,3 @@ def _same_geometry(module: nn.Module, found: dict[str, Any]) -> bool:
     given = [spread(found.get(key, default)) for key, default in (("stride", 1), ("padding", 0), ("dilation", 1))]
     own = [spread(module.stride), spread(module.padding), spread(module.dilation)]
     return given == own and found.get("groups", 1) == module.groups
-
-

@@ -57,7 +57,11 @@ def evaluate(root: nn.Module, node: fx.Node, mode: ShapeMode) -> Any:
 def _random(like: Tensor, device: torch.device) -> Tensor:
     with torch._C.DisableTorchFunction():
         made = torch.rand(like.shape, device=device)
-        return made.to(like.dtype) if like.is_floating_point() else torch.zeros(like.shape, dtype=like.dtype, device=device)
+        return (
+            made.to(like.dtype)
+            if like.is_floating_point()
+            else torch.zeros(like.shape, dtype=like.dtype, device=device)
+        )
 
 
 def propagate(gm: fx.GraphModule, example_inputs: Any) -> None:

@@ -76,7 +76,10 @@ class ValueProxy(fx.Proxy):
             return iter(value)
         # The length of a tuple is the program's structure, that of a tensor a size.
         count = len(value) if isinstance(value, (tuple, list)) else len(self)
-        return (self[i] for i in range(count))
+        return (self._item(i) for i in range(count))
+
+    def _item(self, index: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
     def keys(self) -> Any:
         """The keys of a dictionary value."""
@@ -84,11 +87,11 @@ class ValueProxy(fx.Proxy):
 
     def items(self) -> Any:
         """Key and proxy pairs of a dictionary value."""
-        return [(key, self[key]) for key in self.value]
+        return [(key, self._item(key)) for key in self.value]
 
     def values(self) -> Any:
         """The proxies of a dictionary value, in order."""
-        return [self[key] for key in self.value]
+        return [self._item(key) for key in self.value]
 
     def __contains__(self, item: Any) -> bool:
         if isinstance(self.value, dict):

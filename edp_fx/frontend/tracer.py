@@ -156,11 +156,9 @@ class ModuleTracer(fx.Tracer):
         self.constant_values: dict[str, Tensor] = constants
         return graph
 
-    def create_args_for_root(
-        self, root_fn: Any, is_module: bool, concrete_args: Any = None
-    ) -> tuple[Any, list[Any]]:
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """Placeholders for the example inputs; further arguments of ``forward`` are left at their defaults."""
-        names = []
+        names: list[str] = []
         for name, parameter in list(inspect.signature(root_fn).parameters.items())[1:]:
             if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
                 names += [f"{name}_{i}" for i in range(len(names), len(self.inputs))]
@@ -386,13 +384,12 @@ def _attribute(root: nn.Module, name: str) -> Any:
 def _snapshot(module: nn.Module) -> Callable[[], None]:
     """Remembers a module's attributes, one container deep; models cache things while they run."""
     saved = {
-        key: copy.copy(value) if type(value) in (dict, list, set) else value
-        for key, value in module.__dict__.items()
+        key: copy.copy(value) if type(value) in (dict, list, set) else value for key, value in module.__dict__.items()
     }
 
     def restore() -> None:
         for key, value in saved.items():
-            current = module.__dict__.get(key)
+            current: Any = module.__dict__.get(key)
             if type(value) is dict and type(current) is dict:
                 if len(current) != len(value) or any(current.get(k) is not v for k, v in value.items()):
                     current.clear()
@@ -418,7 +415,9 @@ def _patched_factories(tracer: ModuleTracer) -> Iterator[None]:
     def wrap(original: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
             proxies = () if tracer._evaluating else _proxies((args, kwargs))
-            return tracer.create_proxy("call_function", original, args, kwargs) if proxies else original(*args, **kwargs)
+            return (
+                tracer.create_proxy("call_function", original, args, kwargs) if proxies else original(*args, **kwargs)
+            )
 
         return call
 
