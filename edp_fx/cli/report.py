@@ -15,7 +15,9 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of edp-fx compress, also of a run that still goes.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The --out of edp-fx compress; the run may still go.")
+    ],
     json_path: Annotated[Path | None, typer.Option("--json", help="Write what the page shows as JSON.")] = None,
 ) -> None:
     """Write a page and plots of a training run into its directory."""

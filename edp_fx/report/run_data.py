@@ -13,7 +13,6 @@ from edp_fx.errors import EdpError
 
 METRICS = ("macs", "params", "latency")
 _MOST_POINTS = 3000  # of a curve
-_SMOOTHING = 0.9
 
 
 def read_run(directory: Path) -> dict[str, Any]:
@@ -31,7 +30,7 @@ def read_run(directory: Path) -> dict[str, Any]:
     report = _read_report(directory / "report.json")
     lines = _read_lines(directory / "metrics.jsonl")
     if report is None and not lines:
-        raise EdpError(f"{directory}: no run in it (neither report.json nor metrics.jsonl); give the --out of edp-fx compress")
+        raise EdpError(f"{directory}: neither report.json nor metrics.jsonl in it; give the --out of edp-fx compress")
     budget = (report or {}).get("budget") or {}
     metric = next((name for name in METRICS if name in budget or any(name in line for line in lines)), "macs")
     events = (report or {}).get("events")
@@ -80,9 +79,10 @@ def _curves(lines: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     steps = [line for line in lines if "loss" in line]
     smooth: list[float] = []
     level = 0.0
+    keep = 1 - 1 / max(5, len(steps) / 40)  # an average over a fortieth of the run
     for count, line in enumerate(steps, 1):
-        level = _SMOOTHING * level + (1 - _SMOOTHING) * line["loss"]
-        smooth.append(level / (1 - _SMOOTHING**count))  # as Adam corrects its averages for the start
+        level = keep * level + (1 - keep) * line["loss"]
+        smooth.append(level / (1 - keep**count))  # as Adam corrects its averages for the start
     every = -(-len(steps) // _MOST_POINTS) or 1
     chosen = sorted({*range(0, len(steps), every), len(steps) - 1}) if steps else []
     return {
@@ -123,7 +123,7 @@ def _layer_macs(directory: Path) -> dict[str, int] | None:
     except EdpError:
         return None  # of another version, or damaged: the rest of the page does not need it
     model = loaded.model.eval()
-    counter = FlopCounterMode(display=False, depth=None)
+    counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model(*(tensor[:1] for tensor in loaded.example_inputs))
     root = f"{type(model).__name__}."

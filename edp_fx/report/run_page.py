@@ -23,12 +23,11 @@ def run_page(run: dict[str, Any], name: str) -> str:
     title = f"{report['model']} on {report['data']['name']}" if report else f"{name}: not finished"
     parts = [
         f"<header><h1>{escape(title)}</h1>{_verdict(run)}</header>",
-        _comparison(report),
+        f'<div class="two">{_comparison(report)}{_facts(report)}</div>' if report else "",
         _charts(run),
         _layers(run["layers"]),
         _decisions(run),
         _refused(report),
-        _facts(report),
     ]
     data = {key: run[key] for key in ("metric", "target", "events", "compressed", "dense")}
     return page(
@@ -58,11 +57,9 @@ def _verdict(run: dict[str, Any]) -> str:
     return f"<p>{escape(said)}.</p>"
 
 
-def _comparison(report: dict[str, Any] | None) -> str:
-    if report is None:
-        return ""
+def _comparison(report: dict[str, Any]) -> str:
     rows = [[escape(cell) for cell in row] for row in comparison_rows(report)]
-    return _section("Dense and compressed", _table(("", "dense", "compressed", "ratio"), rows, numbers=(1, 2, 3)), "fit")
+    return _section("Dense and compressed", _table(("", "dense", "compressed", "ratio"), rows, numbers=(1, 2, 3)))
 
 
 def _charts(run: dict[str, Any]) -> str:
@@ -99,7 +96,8 @@ def _layers(layers: Sequence[dict[str, Any]]) -> str:
     forms = {form: sum(layer["form"] == form for layer in layers) for form in ("merged", "pair", "plain")}
     said = ", ".join(f"{count} {form}" for form, count in forms.items() if count)
     note = f"<p>{len(layers)} layers: {said}. A pair is kept as two layers; merged ones are one layer again.</p>"
-    return _section("Layers", note + f'<div class="wide">{_table(heads, rows, numbers=(2, 3, 4, 5, 6, 7), sortable=True)}</div>')
+    table = _table(heads, rows, numbers=(2, 3, 4, 5, 6, 7), sortable=True)
+    return _section("Layers", note + f'<div class="wide">{table}</div>')
 
 
 def _form(layer: dict[str, Any]) -> str:
@@ -111,8 +109,10 @@ def _kept(old: int, new: int) -> str:
 
 
 def _bars(before: int, after: int, most: int) -> str:
-    widths = (f'<i class="{kind}" style="width:{100 * value / most:.2f}%"></i>' for kind, value in (("was", before), ("is", after)))
-    return f'<span class="bars">{"".join(widths)}</span>'
+    def bar(kind: str, value: int) -> str:
+        return f'<i class="{kind}" style="width:{100 * value / most:.2f}%"></i>'
+
+    return f'<span class="bars">{bar("was", before)}{bar("is", after)}</span>'
 
 
 def _decisions(run: dict[str, Any]) -> str:
@@ -136,7 +136,7 @@ def _decisions(run: dict[str, Any]) -> str:
             ]
         )
     unit = _UNITS[run["metric"]]
-    heads = ("step", "what", f"goal, {unit}", "elements removed", "left", f"{unit} after", "outputs changed by", "seconds")
+    heads = ("step", "what", f"goal, {unit}", "removed", "left", f"{unit} after", "outputs changed by", "seconds")
     count = sum(event.get("event") == "decision" for event in events)
     removed = sum(event.get("removed") or 0 for event in events)
     note = (
@@ -163,9 +163,7 @@ def _refused(report: dict[str, Any] | None) -> str:
     return _section("Left alone, and why", f"<dl>{''.join(items)}</dl>")
 
 
-def _facts(report: dict[str, Any] | None) -> str:
-    if report is None:
-        return ""
+def _facts(report: dict[str, Any]) -> str:
     pairs: list[tuple[str, Any]] = [
         ("data", report["data"].get("splits")),
         ("image side", report["data"].get("img_size")),
@@ -173,7 +171,7 @@ def _facts(report: dict[str, Any] | None) -> str:
         ("policy", report.get("policy")),
         ("importance", report.get("importance")),
         ("seed", report["seed"]),
-        ("pruning and merging", f"changed the outputs by at most {report['prune_merge']['max_rel_diff']:.1e} (relative)"),
+        ("pruning and merging", f"outputs changed by at most {report['prune_merge']['max_rel_diff']:.1e} (relative)"),
         ("ONNX", f"{report['onnx']['path']}, at most {report['onnx']['max_abs_diff']:.1e} from torch"),
     ]
     engine = report.get("engine")
@@ -184,8 +182,8 @@ def _facts(report: dict[str, Any] | None) -> str:
     return _section("The run", f'<dl class="facts">{"".join(items)}</dl>')
 
 
-def _section(title: str, body: str, kind: str = "") -> str:
-    return f'<section class="{kind}"><h2>{escape(title)}</h2>{body}</section>'
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>"
 
 
 def _table(heads: Iterable[str], rows: Iterable[Sequence[str]], numbers: Sequence[int], sortable: bool = False) -> str:

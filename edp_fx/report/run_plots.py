@@ -55,7 +55,8 @@ def _curves(run: dict[str, Any], figure_type: Any) -> Any:
     if run["target"] is not None:
         cost.axhline(run["target"], color="#1a7f4b", linestyle=":", label="budget")
     cost.set_ylim(0, 1.05)
-    for axes, title in ((loss, "training loss"), (accuracy, "validation accuracy, %"), (cost, f"{run['metric']}, share of dense")):
+    titles = ("training loss", "validation accuracy, %", f"{run['metric']}, share of dense")
+    for axes, title in zip((loss, accuracy, cost), titles):
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step", fontsize=9)
         axes.tick_params(labelsize=8)
@@ -74,7 +75,8 @@ def _layers(run: dict[str, Any], figure_type: Any) -> Any:
     places = range(len(layers))
     axes.barh(places, [layer["macs"][0] / 1e6 for layer in layers], color=_GREY, height=0.8, label="dense")
     axes.barh(places, [layer["macs"][1] / 1e6 for layer in layers], color=_BLUE, height=0.45, label="compressed")
-    names = [layer["name"] + (f"  (pair, rank {layer['rank'][1]})" if layer["form"] == "pair" else "") for layer in layers]
+    pairs = [f"  (pair, rank {layer['rank'][1]})" if layer["form"] == "pair" else "" for layer in layers]
+    names = [layer["name"] + pair for layer, pair in zip(layers, pairs)]
     axes.set_yticks(places, names, fontsize=7)
     axes.invert_yaxis()
     axes.margins(y=0.01)

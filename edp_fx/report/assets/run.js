@@ -40,7 +40,7 @@ function drawLoss() {
 
 function drawAccuracy() {
   const points = { show: true, size: 6 };
-  const curve = (from) => [from.epochs.map((one) => one.step), from.epochs.map((one) => one.val_accuracy ?? null)];
+  const curve = (from) => [[0, ...from.epochs.map((one) => one.step)], [null, ...from.epochs.map((one) => one.val_accuracy ?? null)]];
   const curves = [curve(compressed)], lines = [series("compressed", "accent", { points })];
   if (dense.epochs.length) {
     curves.push(curve(dense));
