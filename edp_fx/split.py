@@ -26,9 +26,9 @@ def spectral_split(matrices: Tensor) -> tuple[Tensor, Tensor]:
     scale = matrices.abs().amax().clamp_min(torch.finfo(matrices.dtype).tiny)
     unit = matrices / scale
     if n >= m:
-        basis = torch.linalg.eigh(unit.mT @ unit).eigenvectors.flip(-1).mT
+        basis = _eigenvectors(unit.mT @ unit).mT
         return (unit @ basis.mT) * scale, basis.contiguous()
-    left = torch.linalg.eigh(unit @ unit.mT).eigenvectors.flip(-1)
+    left = _eigenvectors(unit @ unit.mT)
     rows = left.mT @ unit
     norms = rows.norm(dim=-1)
     basis = rows / norms.clamp_min(torch.finfo(rows.dtype).eps).unsqueeze(-1)
@@ -41,6 +41,17 @@ def spectral_split(matrices: Tensor) -> tuple[Tensor, Tensor]:
     # Directions of (almost) no energy: their rows are noise, made orthonormal against those before them.
     q, r = torch.linalg.qr(rows.mT)
     return (left @ r.mT) * scale, q.mT.contiguous()
+
+
+def _eigenvectors(gram: Tensor) -> Tensor:
+    """Eigenvectors as columns, the largest eigenvalue first, orthonormal to rounding.
+
+    Solvers leave an error that grows with the size; one Newton-Schulz step takes it back to rounding.
+    """
+    vectors = torch.linalg.eigh(gram).eigenvectors.flip(-1)
+    error = vectors.mT @ vectors
+    error.diagonal(dim1=-2, dim2=-1).sub_(1)
+    return vectors - 0.5 * (vectors @ error)
 
 
 def identity_split(matrices: Tensor) -> tuple[Tensor, Tensor]:
