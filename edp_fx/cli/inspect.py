@@ -64,12 +64,14 @@ def inspect(
 
 def summary_line(graph: ChannelGraph) -> str:
     """Groups, prunable channels, exact share, and what is frozen and why, in a line."""
+    from edp_fx.report.drawing import frozen_reasons
+
     facts = graph.summary()
     line = (
         f"{facts['groups']} prunable groups; {facts['prunable']:,} of {facts['channels']:,} output channels "
         f"({100 * facts['prunable_share']:.1f}%) can be removed, {100 * facts['exact_share']:.1f}% of them exactly"
     )
-    frozen = "; ".join(f"{count:,} channels: {reason}" for reason, count in facts["frozen"].items())
+    frozen = "; ".join(f"{reason} ({count:,} channels)" for reason, count in frozen_reasons(graph))
     outputs = sum(group.is_output for group in graph.groups)
     line += f"; frozen: {frozen}" if frozen else "; nothing is frozen" + (" but the outputs" if outputs else "")
     if facts["opaque_ops"]:

@@ -22,9 +22,10 @@ def drawing(graph: ChannelGraph) -> dict[str, Any]:
     Each node gets the places of its inputs that are tensors (``in``), the node it is folded into where only layers
     and joins are drawn (``into``: itself where it is drawn, -1 for size arithmetic), the groups on its channels with
     the number of indices of each (``carries``), the roles its parameters play (``roles``: group -> roles) and its
-    share of the multiply-accumulates (``macs_share``).
+    share of the multiply-accumulates (``macs_share``). ``frozen_reasons`` is :func:`frozen_reasons`.
     """
     data = graph.to_json()
+    data["frozen_reasons"] = frozen_reasons(graph)
     nodes: list[dict[str, Any]] = data["nodes"]
     index = {node["name"]: k for k, node in enumerate(nodes)}
     sources = _sources(graph.gm, nodes, index)
@@ -40,6 +41,23 @@ def drawing(graph: ChannelGraph) -> dict[str, Any]:
         node["roles"] = {str(group): sorted(found) for group, found in sorted(roles[k].items())}
         node["macs_share"] = macs.get(node["name"], 0.0)
     return data
+
+
+def frozen_reasons(graph: ChannelGraph) -> list[tuple[str, int]]:
+    """Why output channels are frozen and how many, most first; a reason found at several places counts once."""
+    counts: dict[str, int] = {}
+    places: dict[str, list[str]] = {}
+    for text, count in graph.summary()["frozen"].items():
+        reason, found, place = text.removesuffix(")").rpartition(" (")
+        reason, place = (reason, place) if found and " at " in place else (text, "")
+        counts[reason] = counts.get(reason, 0) + count
+        places.setdefault(reason, []).append(place.rpartition(" at ")[2])
+    result = []
+    for reason, count in sorted(counts.items(), key=lambda one: -one[1]):
+        first, *others = places[reason]
+        more = f" and {len(others)} more" if others else ""
+        result.append((f"{reason}, at {first}{more}" if first else reason, count))
+    return result
 
 
 def _sources(gm: fx.GraphModule, nodes: list[dict[str, Any]], index: dict[str, int]) -> list[list[int]]:

@@ -269,7 +269,7 @@ function legend(byCost) {
 }
 
 function summary() {
-  const s = data.summary, frozen = Object.entries(s.frozen);
+  const s = data.summary, frozen = data.frozen_reasons;
   const parts = [`${s.groups} prunable groups. ${percent(s.prunable_share) || "0%"} of ${s.channels.toLocaleString("en")} output channels can be removed, ${percent(s.exact_share) || "0%"} of them exactly.`];
   if (frozen.length) parts.push(` Frozen: ${frozen.slice(0, 2).map(([why, count]) => `${count.toLocaleString("en")} (${why})`).join("; ")}${frozen.length > 2 ? ` and for ${frozen.length - 2} other reasons` : ""}.`);
   $("summary").textContent = parts.join("");

@@ -39,7 +39,7 @@ function short(name, most) {
 function labels(node) {
   const module = node.kind === "call_module";
   const shape = node.shapes.length ? shapeText(node.shapes[0]) : "";
-  return { main: short(module || node.kind === "get_attr" ? node.layer : node.op, 22), sub: [module ? node.op : "", shape].filter(Boolean).join("  ") };
+  return { main: module || node.kind === "get_attr" ? short(node.layer, 24) : node.op, sub: [module ? node.op : "", shape].filter(Boolean).join("  ") };
 }
 
 const ruler = document.createElement("canvas").getContext("2d");
