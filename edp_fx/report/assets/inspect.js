@@ -244,7 +244,7 @@ function card(group, roles, open) {
 }
 
 function memberTable(group) {
-  const box = el("details", { class: "members" }, el("summary", {}, `${group.members.length} parameter axes`));
+  const box = el("details", { class: "members" }, el("summary", {}, `${group.members.length} parameter ${group.members.length === 1 ? "axis" : "axes"}`));
   box.addEventListener("toggle", () => {
     if (box.children.length > 1) return;
     const rows = group.members.map((member) => el("tr", {}, el("td", { class: "mono" }, member.parameter), el("td", {}, String(member.axis)), el("td", {}, member.role), el("td", { class: "mono" }, `${member.indices} of ${member.length}`)));
