@@ -216,6 +216,27 @@ def test_errors_say_what_to_do():
         trace(nn.Linear(2, 2), {"x": torch.randn(2, 2)})
 
 
+class Baked(nn.Module):
+    """Takes the batch size as a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).reshape(int(x.shape[0]), 2, 4).flatten(1)
+
+
+def test_a_batch_size_taken_as_a_number_is_seen():
+    model = nn.Sequential(Baked(), nn.Linear(8, 8))
+    graph = trace(model, torch.randn(2, 8))
+    assert [one.node for one in graph.meta["edp_fx.trace"].opaque] == ["0"]
+    assert "batch size" in graph.meta["edp_fx.trace"].opaque[0].reason
+    assert_same(model, graph, torch.randn(5, 8))
+    with pytest.raises(TraceError, match="batch size"):
+        trace(Baked(), torch.randn(2, 8))
+
+
 class NoGrad(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -60,7 +60,10 @@ def coverage(
         failed = failures([record])
         verdict = "; ".join(f"{stage}: {reason}" for _, stage, reason in failed) or "ok"
         console.print(
-            f"[{number}/{len(waiting)}] {record['model']} {seconds:.1f} s {verdict}", highlight=False, markup=False
+            f"[{number}/{len(waiting)}] {record['model']} {seconds:.1f} s {verdict}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
     if out:
         everything = {**done, **{r["model"]: r for r in records}}

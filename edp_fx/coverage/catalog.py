@@ -100,7 +100,7 @@ def choose(
         chosen.update({e.name: e for e in catalogue if e.params <= max_params})
     if not chosen:
         raise ModelError("no model chosen: give names, --filter GLOB or --families smallest|all")
-    return list(chosen.values())
+    return sorted(chosen.values(), key=lambda entry: entry.params)  # quick ones first
 
 
 def record(path: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def mode_dependent(
     Raises:
         TraceError: the model's own forward returns different things in the two modes.
     """
-    other = ModuleTracer(inputs, training=False, mode=tracer.mode)
+    other = ModuleTracer(inputs, training=False, force_opaque=tracer.force_opaque, mode=tracer.mode)
     evaluated = run(other, model)
     if _keys(graph, tracer) == _keys(evaluated, other):
         return {}

@@ -59,24 +59,25 @@ _SHORTCUTS: dict[Any, Callable[..., Tensor]] = {
 }  # fmt: skip
 
 
-def _key(value: Any) -> Any:
+def call_key(value: Any) -> Any:
     """What the shape of a result depends on; raises TypeError for what cannot be compared."""
     if isinstance(value, Tensor):
         return (value.shape, value.stride(), value.dtype)
     kind = type(value)
     if kind in (tuple, list):
-        return (kind, *map(_key, value))
+        return (kind, *map(call_key, value))
     if kind is slice:
         return (slice, value.start, value.stop, value.step)
     hash(value)
     return (kind, value)
 
 
-def _again(value: Any) -> Any:
+def empty_again(value: Any) -> Any:
+    """New tensors without data, of the shapes and strides of those in ``value``."""
     if isinstance(value, Tensor):
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_META)
     if type(value) in (tuple, list):
-        return type(value)(map(_again, value))
+        return type(value)(map(empty_again, value))
     return value
 
 
@@ -129,9 +130,9 @@ class ShapeMode(TorchFunctionMode):
             args = tuple(map(self.lower, args))
             kwargs = {k: self.lower(v) for k, v in kwargs.items()} if kwargs else {}
             try:
-                key = (func, _key(args), *((k, _key(v)) for k, v in kwargs.items()))
+                key = (func, call_key(args), *((k, call_key(v)) for k, v in kwargs.items()))
                 if key in self._results:
-                    return _again(self._results[key])
+                    return empty_again(self._results[key])
             except TypeError:
                 key = None
         if func in _SHORTCUTS:

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from edp_fx.errors import TraceError
 from edp_fx.frontend.assemble import assemble
+from edp_fx.frontend.batch import fixes_batch_size
 from edp_fx.frontend.modes import mode_dependent
 from edp_fx.frontend.normal_form import remove_dead_code, use_modules
 from edp_fx.frontend.tracer import Guard, ModuleTracer
@@ -68,9 +69,18 @@ def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
     with torch.enable_grad():
         tracer = ModuleTracer(inputs)
         graph = _run(tracer, model)
+        if fixes_batch_size(model, inputs, tracer, graph):
+            forced = {guard.module: "it takes the batch size as a number" for guard in tracer.guards if guard.module}
+            tracer = ModuleTracer(inputs, force_opaque=forced, mode=tracer.mode)
+            graph = _run(tracer, model)
+            if fixes_batch_size(model, inputs, tracer, graph):
+                raise TraceError(
+                    f"the forward of {type(model).__name__} takes the batch size as a number (int(x.shape[0]), say); "
+                    "keep it a size, as x.shape[0] or -1 in a view, so that the graph holds at any batch size"
+                )
         if tracer.mode_readers:
-            forced = mode_dependent(model, inputs, tracer, graph, _run)
-            if forced:
+            forced = {**tracer.force_opaque, **mode_dependent(model, inputs, tracer, graph, _run)}
+            if forced != tracer.force_opaque:
                 tracer = ModuleTracer(inputs, force_opaque=forced, mode=tracer.mode)
                 graph = _run(tracer, model)
     for node in graph.nodes:

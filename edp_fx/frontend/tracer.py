@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
 
+from edp_fx.frontend.interception import RecordCalls, patched_factories, snapshot
 from edp_fx.frontend.layers import DROPOUTS, AttentionDropout
 from edp_fx.frontend.propagate import evaluate
 from edp_fx.frontend.proxies import TrainingFlag, ValueProxy
@@ -31,14 +29,6 @@ _LEAF_TYPES = (
     nn.RMSNorm,
     nn.LocalResponseNorm,
 )
-
-# Calls that draw numbers: a call without any traced argument must still become a node, or its draw is frozen.
-_RANDOM = (torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.empty)
-# Calls whose C++ argument parser rejects a proxy before any dispatch could see it.
-_PARSED_EARLY = (
-    "arange", "zeros", "ones", "full", "empty", "eye", "linspace", "logspace", "tensor", "as_tensor",
-    "scalar_tensor", "rand", "randn", "randint", "randperm", "normal", "finfo", "iinfo",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,38 +56,6 @@ def _undispatched(function: Callable[..., Any]) -> Callable[..., Any]:
 
 # Functions that contain linear layers: traced through.
 _COMPOSITE = {F.multi_head_attention_forward: _undispatched(F.multi_head_attention_forward)}
-
-
-class _RecordCalls(TorchFunctionMode):
-    """Sees torch calls on plain tensors that have proxies (sizes, say) among their other arguments."""
-
-    def __init__(self, tracer: ModuleTracer) -> None:
-        super().__init__()
-        self.tracer = tracer
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if self.tracer._evaluating:
-            return func(*args, **kwargs)
-        proxies = _proxies((args, kwargs))
-        if proxies or func in _RANDOM:
-            return self.tracer.record_call(func, args, kwargs, proxies)
-        return func(*args, **kwargs)
-
-
-def _proxies(value: Any) -> list[ValueProxy]:
-    kind = type(value)
-    if kind is ValueProxy:
-        return [value]
-    if kind in (tuple, list):
-        return [p for one in value for p in _proxies(one)]
-    if kind is dict:
-        return [p for one in value.values() for p in _proxies(one)]
-    if kind is slice:
-        return _proxies((value.start, value.stop, value.step))
-    return []
 
 
 class ModuleTracer(fx.Tracer):
@@ -131,7 +89,7 @@ class ModuleTracer(fx.Tracer):
         self.mode_readers: set[str] = set()
         self.extra_modules: dict[str, nn.Module] = {}
         self.constants: set[str] = set()
-        self._evaluating = False
+        self.evaluating = False
         self._attributes: dict[str, ValueProxy] = {}
         self._names: dict[int, str] = {}
         self._stack: list[str] = []
@@ -141,13 +99,13 @@ class ModuleTracer(fx.Tracer):
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of ``root``; every attribute of its modules is as before afterwards."""
         self._names = {id(p): n for n, p in root.named_parameters()} | {id(b): n for n, b in root.named_buffers()}
-        before = [_snapshot(module) for module in root.modules()]
+        before = [snapshot(module) for module in root.modules()]
         try:
             for module in root.modules():
                 module.__dict__["training"] = False
             root.__dict__["training"] = TrainingFlag(self, "")
             self._stack.append("")
-            with _patched_factories(self), _RecordCalls(self):
+            with patched_factories(self), RecordCalls(self):
                 graph = super().trace(root)
         finally:
             constants = {name: root.__dict__[name] for name in self.constants if name in root.__dict__}
@@ -210,7 +168,7 @@ class ModuleTracer(fx.Tracer):
                 if module is not None:
                     kind, target = "call_module", self._add_module("attention", module)
         node = self.create_node(kind, target, self.create_arg(tuple(args)), self.create_arg(dict(kwargs)))
-        node.meta["val"] = self._evaluate(node)
+        node.meta["val"] = self.evaluate(node)
         proxy = self.proxy(node)
         if not torch.is_grad_enabled() and isinstance(proxy.value, Tensor) and proxy.value.is_floating_point():
             # A forward that computes this under no_grad: say so in the graph, whose run has no such context.
@@ -219,8 +177,9 @@ class ModuleTracer(fx.Tracer):
             return self.proxy(detached)
         return proxy
 
-    def _evaluate(self, node: fx.Node) -> Any:
-        self._evaluating = True
+    def evaluate(self, node: fx.Node) -> Any:
+        """The value of a node from those of its arguments."""
+        self.evaluating = True
         try:
             if node.op == "call_module" and node.target in self.extra_modules:
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
@@ -230,7 +189,7 @@ class ModuleTracer(fx.Tracer):
                 return self.mode.device
             return evaluate(self.root, node, self.mode)
         finally:
-            self._evaluating = False
+            self.evaluating = False
 
     def take(self, proxy: ValueProxy, kind: str, convert: Callable[[Any], Any]) -> Any:
         """Give Python the value it insists on, and note that the graph now depends on it."""
@@ -262,7 +221,7 @@ class ModuleTracer(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Parameters and buffers read by a forward are graph nodes."""
-        if self._evaluating or not isinstance(attr_val, Tensor):
+        if self.evaluating or not isinstance(attr_val, Tensor):
             return attr_val
         name = self._names.get(id(attr_val))
         if name is None:
@@ -281,7 +240,7 @@ class ModuleTracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """A node for a leaf, the module's own nodes otherwise; what cannot be traced is rolled back to a leaf."""
-        if self._evaluating:
+        if self.evaluating:
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
         if path in self.force_opaque:
@@ -326,7 +285,7 @@ class ModuleTracer(fx.Tracer):
         last = next(iter(reversed(self.graph.nodes)), None)
         guards, opaque, modules = len(self.guards), len(self.opaque), len(self.extra_modules)
         readers = set(self.mode_readers)
-        states = [_snapshot(one) for one in m.modules()]
+        states = [snapshot(one) for one in m.modules()]
 
         def undo() -> None:
             for node in reversed(list(self.graph.nodes)):
@@ -379,52 +338,3 @@ def _attribute(root: nn.Module, name: str) -> Any:
     path, _, leaf = name.rpartition(".")
     module = root.get_submodule(path)
     return module._parameters[leaf] if leaf in module._parameters else module._buffers[leaf]
-
-
-def _snapshot(module: nn.Module) -> Callable[[], None]:
-    """Remembers a module's attributes, one container deep; models cache things while they run."""
-    saved = {
-        key: copy.copy(value) if type(value) in (dict, list, set) else value for key, value in module.__dict__.items()
-    }
-
-    def restore() -> None:
-        for key, value in saved.items():
-            current: Any = module.__dict__.get(key)
-            if type(value) is dict and type(current) is dict:
-                if len(current) != len(value) or any(current.get(k) is not v for k, v in value.items()):
-                    current.clear()
-                    current.update(value)
-            elif type(value) in (list, set) and type(current) is type(value):
-                if isinstance(current, list):
-                    current[:] = value
-                else:
-                    current.clear()
-                    current.update(value)
-            else:
-                module.__dict__[key] = value
-        for key in set(module.__dict__) - set(saved):
-            del module.__dict__[key]
-
-    return restore
-
-
-@contextmanager
-def _patched_factories(tracer: ModuleTracer) -> Iterator[None]:
-    originals = {name: getattr(torch, name) for name in _PARSED_EARLY}
-
-    def wrap(original: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            proxies = () if tracer._evaluating else _proxies((args, kwargs))
-            return (
-                tracer.create_proxy("call_function", original, args, kwargs) if proxies else original(*args, **kwargs)
-            )
-
-        return call
-
-    try:
-        for name, original in originals.items():
-            setattr(torch, name, wrap(original))
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(torch, name, original)
