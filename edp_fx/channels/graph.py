@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,13 +26,28 @@ class AxisCount:
     fixed: float
     weights: dict[int, np.ndarray]
 
+    @cached_property
+    def sums(self) -> dict[int, float]:
+        """Indices of each group."""
+        return {group: float(weight.sum()) for group, weight in self.weights.items()}
+
+    @cached_property
+    def whole(self) -> float:
+        """Indices with nothing removed."""
+        return self.fixed + sum(self.sums.values())
+
     def alive(self, keep: Keep) -> float:
         """Indices alive under ``keep`` (groups not named are whole)."""
-        total = self.fixed
-        for group, weight in self.weights.items():
+        total = self.whole
+        for group, weight in self.weights.items() if keep else ():
             kept = keep.get(group)
-            total += float(weight.sum()) if kept is None else float(weight @ kept)
+            if kept is not None:
+                total += float(weight @ kept) - self.sums[group]
         return total
+
+    def without(self, group: int) -> float:
+        """Indices left when all of one group are gone."""
+        return self.whole - self.sums.get(group, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,26 +249,20 @@ class ChannelGraph:
 
     def _shares(self) -> tuple[dict[int, float], dict[int, float]]:
         """Share of the dense network's MACs and parameters that hangs on each prunable group."""
-        macs: dict[int, float] = {}
-        total = 0.0
-        for site in self.sites:
-            full = site.macs({})
-            total += full
-            for group in {g for axis in site.axes for g in axis.weights}:
-                none = {group: np.zeros(self._by_id[group].size, dtype=bool)}
-                macs[group] = macs.get(group, 0.0) + full - site.macs(none)
-        params: dict[int, float] = {}
-        entries = 0.0
-        for axes in self.parameter_axes().values():
-            size = float(np.prod([axis.alive({}) for axis in axes.values()])) if axes else 1.0
-            entries += size
-            for group in {g for axis in axes.values() for g in axis.weights}:
-                none = {group: np.zeros(self._by_id[group].size, dtype=bool)}
-                params[group] = params.get(group, 0.0) + size - float(np.prod([axis.alive(none) for axis in axes.values()]))
-        return (
-            {g: value / total for g, value in macs.items()} if total else {},
-            {g: value / entries for g, value in params.items()} if entries else {},
-        )
+        sizes = [(1.0, tuple(axes.values())) for axes in self.parameter_axes().values()]
+        return _shares([(site.constant, site.axes) for site in self.sites]), _shares(sizes)
+
+
+def _shares(terms: list[tuple[float, tuple[AxisCount, ...]]]) -> dict[int, float]:
+    """Group -> the share of the sum of products that vanishes with it."""
+    lost: dict[int, float] = {}
+    total = 0.0
+    for constant, axes in terms:
+        full = constant * math.prod(axis.whole for axis in axes)
+        total += full
+        for group in {g for axis in axes for g in axis.weights}:
+            lost[group] = lost.get(group, 0.0) + full - constant * math.prod(axis.without(group) for axis in axes)
+    return {group: value / total for group, value in lost.items()} if total else {}
 
 
 def _mask_axes(component: np.ndarray, labels: Labels, alive: np.ndarray, masks: dict[int, np.ndarray]) -> None:

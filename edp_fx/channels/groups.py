@@ -121,7 +121,9 @@ def find_groups(view: View, root: nn.Module, index: int = 0) -> list[Group]:
         one = int(pairs[start, 0])
         signatures[(one in view.frozen, pairs[start:end, 1].tobytes())].append(one)
     roles = Roles(root)
-    ties, inexact, unzeroed = _marks(view)
+    first = np.zeros(int(view.component.max()) + 1, dtype=bool)
+    first[[components[0] for components in signatures.values()]] = True
+    ties, inexact, unzeroed = _marks(view, first)
     found = []
     for (is_frozen, signature), components in signatures.items():
         places = np.frombuffer(signature, dtype=np.int64)
@@ -168,11 +170,15 @@ def _in_order(roots: np.ndarray, components: list[int]) -> list[int]:
     return list(dict.fromkeys(one for one in roots.tolist() if one in wanted))
 
 
-def _marks(view: View) -> tuple[dict[int, list[tuple[str, str]]], dict[int, list[str]], set[int]]:
-    """Per component: what tied it, why it is inexact, and whether a consumer sees something other than 0."""
+def _marks(view: View, first: np.ndarray) -> tuple[dict[int, list[tuple[str, str]]], dict[int, list[str]], set[int]]:
+    """Per component: what tied it, why it is inexact, and whether a consumer sees something other than 0.
+
+    Ties are looked up for the components in the mask ``first`` only.
+    """
     ties: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for tie in view.ledger.ties:
-        for one in np.unique(view.component[tie.left]).tolist():
+        roots = view.component[tie.left]
+        for one in set(roots[first[roots]].tolist()):
             ties[one].append((tie.where.node, tie.where.op))
     inexact: dict[int, list[str]] = defaultdict(list)
     for mark in view.ledger.inexact:

@@ -20,6 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from edp_fx.channels.atoms import Grid, Ledger, Where
 from edp_fx.channels.labels import Factor, Labels, drop_trivial, repeats_along, vector
 from edp_fx.errors import AnalysisError
+from edp_fx.frontend.shapes import call_key, empty_again
 
 
 class Sweep(TorchDispatchMode):
@@ -39,6 +40,7 @@ class Sweep(TorchDispatchMode):
         self.scalars: dict[str, Any] = {}
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._alive: list[Tensor] = []
+        self._results: dict[Any, Any] = {}
 
     # -- labels of tensors ---------------------------------------------------------------------------------
 
@@ -127,10 +129,24 @@ class Sweep(TorchDispatchMode):
         from edp_fx.channels.rules import apply_rule
 
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = self._shapes(func, args, kwargs)
         self.where = Where(self.where.node, str(func))
         apply_rule(self, func, args, kwargs, out)
         return out
+
+
+    def _shapes(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result without data. Networks repeat themselves, and some operations are slow even without data."""
+        if func._schema.is_mutable:
+            return func(*args, **kwargs)
+        try:
+            key = (func, call_key(args), *((name, call_key(value)) for name, value in kwargs.items()))
+            known = self._results.get(key)
+        except TypeError:
+            return func(*args, **kwargs)
+        if known is None:
+            known = self._results[key] = func(*args, **kwargs)
+        return empty_again(known)
 
 
 class _Runner(fx.Interpreter):
