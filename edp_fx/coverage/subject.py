@@ -67,6 +67,9 @@ def prepare(entry: Entry) -> Subject:
     else:
         model, size = _timm(entry.name)
         inputs = (torch.randn(2, 3, size, size),)
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.inplace = False  # in place, some models cannot train once dropout is on
     randomize_(model)
     generator = torch.Generator().manual_seed(1)
     other = tuple(torch.randn(3, *x.shape[1:], generator=generator) for x in inputs)
