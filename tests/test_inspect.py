@@ -7,6 +7,7 @@ import json
 import networkx as nx
 import pytest
 import torch
+from chromium import chromium
 from torch import nn
 from torch.nn import functional as F
 
@@ -158,18 +159,8 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = "/usr/bin/chromium"
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
-    driver.set_window_size(1400, 900)
-    yield driver
-    driver.quit()
+    with chromium(1400, 900) as driver:
+        yield driver
 
 
 def settle(browser):

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from chromium import chromium
 from torch import nn
 
 from edp_fx.cli import main
@@ -140,17 +141,7 @@ def test_names_are_data(finished):
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1400, 500])
 def test_page_in_a_browser(finished, width):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = "/usr/bin/chromium"
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
-    try:
-        driver.set_window_size(width, 900)
+    with chromium(width, 900) as driver:
         driver.get((finished / "report.html").as_uri())
         assert len(driver.find_elements("css selector", ".chart canvas")) == 3
         assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
@@ -163,5 +154,3 @@ def test_page_in_a_browser(finished, width):
         assert sorted(before) == sorted(after)
         assert [costs[name] for name in after] == sorted(costs.values(), reverse=True)
         assert driver.get_log("browser") == []
-    finally:
-        driver.quit()
