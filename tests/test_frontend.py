@@ -237,6 +237,27 @@ def test_a_batch_size_taken_as_a_number_is_seen():
         trace(Baked(), torch.randn(2, 8))
 
 
+class Plain(nn.Module):
+    """Holds a tensor that is neither a parameter nor a buffer, and makes one from nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.table = torch.randn(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * self.table + torch.tensor([2.0]) * torch.ones(8)
+
+
+def test_plain_tensors_come_along_but_are_not_saved():
+    model = nn.Sequential(Plain(), nn.Sequential(Plain()))
+    graph = trace(model, torch.randn(2, 8))
+    assert_same(model, graph, torch.randn(3, 8))
+    assert list(graph.state_dict()) == list(model.state_dict())
+    assert not any(b.is_cpu for b in copy.deepcopy(graph).to("meta").buffers())
+    assert list(copy.deepcopy(graph).state_dict()) == list(model.state_dict())
+
+
 class NoGrad(nn.Module):
     def __init__(self) -> None:
         super().__init__()

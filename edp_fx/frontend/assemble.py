@@ -50,6 +50,18 @@ def _container(module: nn.Module, leaves: set[int], memo: dict[int, nn.Module]) 
     return new
 
 
+def _parent(holder: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that is to hold ``name``, made where there is none, and its last atom."""
+    *path, leaf = name.split(".")
+    for atom in path:
+        if holder._modules.get(atom) is None:
+            holder._modules[atom] = nn.Module()
+        child = holder._modules[atom]
+        assert child is not None
+        holder = child
+    return holder, leaf
+
+
 def _keep_non_persistent(names: tuple[str, ...], gm: Any) -> None:
     """After a deep copy: fx registers every buffer it copies as persistent; undo that."""
     for name in names:
@@ -69,7 +81,7 @@ def assemble(
         root: the module that was traced.
         graph: its graph.
         extra: modules the tracer made, by the name nodes call them.
-        constants: tensors the forward made from nothing; they become non-persistent buffers.
+        constants: tensors that are neither parameters nor buffers, by name; they become non-persistent buffers.
     """
     leaves = {
         id(root.get_submodule(str(node.target)))
@@ -78,18 +90,13 @@ def assemble(
     }
     holder = _container(root, leaves, {}) or nn.Module()
     for name, module in extra.items():
-        path, _, leaf = name.rpartition(".")
-        parent: nn.Module = holder
-        for atom in path.split(".") if path else ():
-            if atom not in parent._modules:
-                parent._modules[atom] = nn.Module()
-            child = parent._modules[atom]
-            assert child is not None
-            parent = child
         module.training = root.training
+        parent, leaf = _parent(holder, name)
         parent._modules[leaf] = module
     for name, value in constants.items():
-        holder.register_buffer(name, value, persistent=False)
+        parent, leaf = _parent(holder, name)
+        parent.__dict__.pop(leaf, None)
+        parent.register_buffer(leaf, value, persistent=False)
     holder.training = root.training
     graph._tracer_cls = fx.Tracer  # so that the module pickles
     gm = fx.GraphModule(holder, graph, class_name=type(root).__name__)

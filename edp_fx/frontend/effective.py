@@ -162,7 +162,7 @@ def _trace_layer(node: fx.Node, module: nn.Module) -> Any:
         if one.op != "output":
             one.meta["val"] = tracer.mode.fake(one.meta["val"])
     layers = [one for one in graph.nodes if one.op == "call_function" and one.target in FUNCTIONS]
-    if len(layers) != 1 or tracer.extra_modules or tracer.constants:
+    if len(layers) != 1 or tracer.extra_modules or tracer.constant_values:
         return f"{what} is not one linear map"
     inner = layers[0]
     constants = _constants(graph)

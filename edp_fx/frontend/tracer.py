@@ -88,7 +88,7 @@ class ModuleTracer(fx.Tracer):
         self.opaque: list[Refusal] = []
         self.mode_readers: set[str] = set()
         self.extra_modules: dict[str, nn.Module] = {}
-        self.constants: set[str] = set()
+        self.constant_values: dict[str, Tensor] = {}
         self.evaluating = False
         self._attributes: dict[str, ValueProxy] = {}
         self._names: dict[int, str] = {}
@@ -108,10 +108,8 @@ class ModuleTracer(fx.Tracer):
             with patched_factories(self), RecordCalls(self):
                 graph = super().trace(root)
         finally:
-            constants = {name: root.__dict__[name] for name in self.constants if name in root.__dict__}
             for restore in before:
                 restore()
-        self.constant_values: dict[str, Tensor] = constants
         return graph
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
@@ -147,10 +145,9 @@ class ModuleTracer(fx.Tracer):
             return bool(a)
         lowered = super().create_arg(a)
         if isinstance(a, Tensor) and isinstance(lowered, fx.Node) and "val" not in lowered.meta:
-            target = str(lowered.target)
-            if "." not in target and target.startswith("_tensor_constant"):
-                self.constants.add(target)
             lowered.meta["val"] = self.mode.meta(a)
+            if str(lowered.target) not in self._names.values():
+                self.constant_values[str(lowered.target)] = a
         return lowered
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
