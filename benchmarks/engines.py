@@ -210,8 +210,8 @@ def markdown(path: Path, table: dict[tuple[str, str, str], dict[str, str]]) -> N
     heading = (
         "# TensorRT-RTX engines\n\nWritten by `benchmarks/engines.py`; its heading says what the variants are. "
         "Differences are in standard deviations of the output:\n*graph* is the file's operators and rounded weights in "
-        "float32 against torch; *worst vs fp32* adds the rounding of the precision.\nBuilt without a GPU; none was run on "
-        "one.\n\n"
+        "float32 against torch; *worst vs fp32* adds the rounding of the precision.\nBuilt without a GPU; none was run "
+        "on one.\n\n"
     )
     path.write_text(heading + text + "\n")
 

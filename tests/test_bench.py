@@ -18,9 +18,7 @@ from edp_fx.lowering.latency import interleaved, onnx_latency
 
 
 def net(width: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5)
-    )
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5))
 
 
 def test_calls_run_in_turns_and_the_order_rotates() -> None:
@@ -56,9 +54,7 @@ def test_models_are_timed_on_each_backend_and_batch() -> None:
 
 
 def test_compiled_models_are_timed() -> None:
-    (row,) = bench_models(
-        {"m": (net(4), torch.randn(1, 3, 16, 16))}, backends=("compile",), batches=(2,), seconds=0.0
-    )
+    (row,) = bench_models({"m": (net(4), torch.randn(1, 3, 16, 16))}, backends=("compile",), batches=(2,), seconds=0.0)
     assert row.latency is not None, row.reason
 
 
@@ -122,8 +118,6 @@ def test_onnx_latency_of_several_models_in_turns() -> None:
 
 
 def test_nothing_to_time_is_said(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "edp_fx", "bench"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "edp_fx", "bench"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.strip() == "edp-fx: nothing to time: name models, or engines with --engine"

@@ -172,9 +172,7 @@ def test_norms_stay_where_a_layer_computes_its_weight_or_feeds_two() -> None:
 
 
 def test_rtx_engine_builds_with_layers_and_memory(exported: Exported, built: tensorrt.Build) -> None:
-    weights = sum(
-        numpy_helper.to_array(t).nbytes for t in onnx.load_from_string(exported.data).graph.initializer
-    )
+    weights = sum(numpy_helper.to_array(t).nbytes for t in onnx.load_from_string(exported.data).graph.initializer)
     assert built.builder.startswith("tensorrt_rtx 1.")
     assert built.plan.weights_memory is not None
     assert abs(built.plan.weights_memory / weights - 1) < 0.05
@@ -201,16 +199,12 @@ def test_the_same_input_builds_the_same_plan(
     ]
 
 
-def test_half_engine_holds_half_the_weights(
-    halved: tuple[nn.Module, Exported], built: tensorrt.Build
-) -> None:
+def test_half_engine_holds_half_the_weights(halved: tuple[nn.Module, Exported], built: tensorrt.Build) -> None:
     plan = build(halved[1]).plan
     assert plan.weights_memory is not None
     assert built.plan.weights_memory is not None
     assert 0.45 < plan.weights_memory / built.plan.weights_memory < 0.55
-    assert {"Half"} == {
-        t.split()[-1] for layer in plan.layers if layer.kind == "correlation" for t in layer.outputs
-    }
+    assert {"Half"} == {t.split()[-1] for layer in plan.layers if layer.kind == "correlation" for t in layer.outputs}
 
 
 def test_aligned_widths_need_no_more_generated_kernels_and_weights_fall(
@@ -243,9 +237,7 @@ def test_alignment_says_what_rounding_up_costs(images: torch.Tensor) -> None:
         nn.Linear(16, 10),
     )
     report = alignment(net, (images,), "fp16")
-    assert [
-        (m.layer, m.inputs, m.outputs, m.aligned_inputs, m.aligned_outputs) for m in report.misaligned
-    ] == [
+    assert [(m.layer, m.inputs, m.outputs, m.aligned_inputs, m.aligned_outputs) for m in report.misaligned] == [
         ("0", 3, 6, 3, 8),
         ("1", 6, 16, 8, 16),
     ]
@@ -297,9 +289,7 @@ def test_lower_writes_engine_and_sidecar_and_nothing_else(images: torch.Tensor, 
     json.dumps(result.to_json())
 
 
-def test_bfloat16_file_is_bfloat16_throughout_and_upcasts(
-    model: fx.GraphModule, images: torch.Tensor
-) -> None:
+def test_bfloat16_file_is_bfloat16_throughout_and_upcasts(model: fx.GraphModule, images: torch.Tensor) -> None:
     prepared = prepare(model, "bf16")
     exported = export_onnx(prepared, (images.bfloat16(),), PROFILE)
     kinds = {t.data_type for t in onnx.load_from_string(exported.data).graph.initializer}
@@ -309,9 +299,7 @@ def test_bfloat16_file_is_bfloat16_throughout_and_upcasts(
     assert TensorProto.BFLOAT16 not in wide
 
 
-def test_int8_from_a_loader_builds_and_is_near(
-    model: fx.GraphModule, images: torch.Tensor, exported: Exported
-) -> None:
+def test_int8_from_a_loader_builds_and_is_near(model: fx.GraphModule, images: torch.Tensor, exported: Exported) -> None:
     generator = torch.Generator().manual_seed(2)
     loader = [(torch.randn(8, 3, SIZE, SIZE, generator=generator), torch.zeros(8)) for _ in range(2)]
     data = quantize(exported, loader)
@@ -344,9 +332,7 @@ def test_dynamic_image_size_and_static_batch(tmp_path: Path) -> None:
     net = timm.create_model("test_resnet", num_classes=7)
     randomize_(net)
     x = torch.randn(1, 3, 64, 64)
-    result = edp_fx.lower(
-        net.eval(), x, tmp_path / "m.plan", target="tensorrt-rtx", batch=2, image=(64, 96, 128)
-    )
+    result = edp_fx.lower(net.eval(), x, tmp_path / "m.plan", target="tensorrt-rtx", batch=2, image=(64, 96, 128))
     assert [(c.batch, c.image) for c in result.verification.checks] == [(2, 64), (2, 96), (2, 128)]
     facts = json.loads((tmp_path / "m.plan.json").read_text())
     assert facts["inputs"][0]["min"] == [2, 3, 64, 64]
@@ -384,9 +370,7 @@ def node_file(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], batch
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
-    ).SerializeToString()
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
 
 
 CONV = [helper.make_node("Conv", ["x", "w"], ["y"], name="the_conv")]
@@ -414,9 +398,7 @@ def test_what_the_builder_refuses_is_one_clear_line(case: str, exported: Exporte
     assert "Cuda Runtime" not in str(caught.value)
 
 
-def test_a_failed_build_leaves_no_file(
-    images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_build_leaves_no_file(images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise LoweringError("refused")
 

@@ -26,18 +26,12 @@ def bench(
     ] = None,
     engine: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="Engine (NVIDIA GPU) or .onnx file to time too; repeat, the first as the baseline."
-        ),
+        typer.Option(help="Engine (NVIDIA GPU) or .onnx file to time too; repeat, the first as the baseline."),
     ] = None,
-    batch: Annotated[
-        list[int] | None, typer.Option(help="Batch size; repeat for a sweep. Default: 1 and 8.")
-    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeat for a sweep. Default: 1 and 8.")] = None,
     seconds: Annotated[float, typer.Option(help="Time for each backend and batch size.")] = 2.0,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: torch's own.")] = None,
-    cuda_graph: Annotated[
-        bool, typer.Option(help="Capture the engines' launches once and replay them.")
-    ] = False,
+    cuda_graph: Annotated[bool, typer.Option(help="Capture the engines' launches once and replay them.")] = False,
     num_classes: Annotated[int | None, typer.Option(help="Classes, for models by name.")] = None,
     img_size: Annotated[int | None, typer.Option(help="Image side in pixels, for models by name.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the rows as JSON.")] = None,

@@ -58,9 +58,7 @@ def evaluate(
         loaded = load_model(model, num_classes=num_classes, img_size=img_size, pretrained=pretrained)
     shown = loaded.example_inputs if loaded is not None else runner.example_inputs() if runner else ()
     normalisation = _normalisation(loaded, pretrained) if loaded is not None else {}
-    images = load_data(
-        data, batch_size=batch_size, img_size=int(shown[0].shape[-1]), augment=False, **normalisation
-    )
+    images = load_data(data, batch_size=batch_size, img_size=int(shown[0].shape[-1]), augment=False, **normalisation)
     loader = images.test if split == "test" else images.val
     results: dict[str, Accuracy] = {}
     if loaded is not None and model is not None:

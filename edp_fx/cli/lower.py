@@ -22,24 +22,18 @@ def lower(
         str, typer.Argument(help="A saved directory, a timm name, torchvision:NAME or module.path:callable.")
     ],
     out: Annotated[Path, typer.Option(help="The file to write; a JSON sidecar goes beside it.")],
-    target: Annotated[
-        str, typer.Option(help="tensorrt-rtx, tensorrt, onnxruntime or onnx.")
-    ] = "tensorrt-rtx",
+    target: Annotated[str, typer.Option(help="tensorrt-rtx, tensorrt, onnxruntime or onnx.")] = "tensorrt-rtx",
     precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8.")] = "fp32",
     batch: Annotated[str, typer.Option(help="Batch size N, or MIN:OPT:MAX.")] = "1:8:32",
     image: Annotated[
         str | None, typer.Option(help="Height and width, MIN:OPT:MAX, where the model takes several.")
     ] = None,
-    calibrate: Annotated[
-        str | None, typer.Option(help="Data set whose training images int8 calibrates on.")
-    ] = None,
+    calibrate: Annotated[str | None, typer.Option(help="Data set whose training images int8 calibrates on.")] = None,
     sm: Annotated[
         list[str] | None,
         typer.Option(help="Compute capability such as sm86; repeat for several. TensorRT-RTX only."),
     ] = None,
-    timing_cache: Annotated[
-        Path | None, typer.Option(help="Timing cache to read and rewrite. TensorRT only.")
-    ] = None,
+    timing_cache: Annotated[Path | None, typer.Option(help="Timing cache to read and rewrite. TensorRT only.")] = None,
     workspace: Annotated[int | None, typer.Option(help="Most scratch memory while building, in MiB.")] = None,
     onnx: Annotated[Path | None, typer.Option(help="Keep the ONNX file the engine is built from.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes, for a model by name.")] = None,
