@@ -31,6 +31,9 @@ OWN_FILES = (
     "model.onnx",
     "model.engine",
     "model.engine.json",
+    "report.html",
+    "curves.png",
+    "layers.png",
 )
 
 
