@@ -11,7 +11,7 @@ import torch
 import edp_fx
 from edp_fx.cli import main
 
-TINY = '''
+TINY = """
 import torch
 from torch import nn
 
@@ -22,7 +22,7 @@ def net():
         nn.Conv2d(16, 24, 3, 2, 1), nn.BatchNorm2d(24), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10),
     )
-'''
+"""
 
 
 @pytest.fixture
@@ -96,7 +96,9 @@ def test_without_training_and_without_baseline(tiny, tmp_path):
 def test_bad_input_gets_one_line_and_leaves_nothing(tiny, tmp_path, capsys, model, options, message):
     out = tmp_path / "out"
     chosen = {"--data": "digits", "--img-size": "16", "--macs": "0.4", "--epochs": "1", **options}
-    arguments = [part for key, value in chosen.items() if value for part in ((key, value) if value is not True else (key,))]
+    arguments = [
+        part for key, value in chosen.items() if value for part in ((key, value) if value is not True else (key,))
+    ]
     assert run(model, *arguments, "--out", out) == 2
     error = capsys.readouterr().err.strip()
     assert message in error

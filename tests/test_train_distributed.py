@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-SCRIPT = '''
+SCRIPT = """
 import os, sys
 import torch
 from torch import nn
@@ -31,7 +31,7 @@ net = nn.Sequential(
 compact = edp_fx.compress(net, loader, macs=0.4, recipe=Recipe(epochs=3, optimizer="sgd", lr=0.05))
 rank = os.environ.get("RANK", "0")
 torch.save({"state": compact.state_dict(), "events": compact.meta["edp_fx.run"]["events"]}, f"{sys.argv[1]}/{rank}.pt")
-'''
+"""
 
 
 def launch(directory, processes):

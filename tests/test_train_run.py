@@ -170,6 +170,25 @@ def test_optimizer_state_is_sliced_along_with_the_weights(loaders):
     assert checked >= 3
 
 
+def test_a_compiled_network_follows_the_changes_of_shape(loaders):
+    train, _ = loaders()
+    model = edp_fx.insert(edp_fx.trace(make_net(), INPUTS))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    compressor = Compressor(model, INPUTS, budget=Budget(macs=0.5), optimizer=optimizer, total_steps=8)
+    compiled = torch.compile(model, backend="eager")
+    changed = 0
+    for images, labels in train:
+        optimizer.zero_grad()
+        F.cross_entropy(compiled(images), labels).backward()
+        optimizer.step()
+        if compressor.step():
+            changed += 1
+            model.eval()
+            assert torch.equal(compiled(images), model(images))
+            model.train()
+    assert changed
+
+
 def final_state(loaders, directory, epochs=4, stop_after=None, ema=0.0):
     train, test = loaders()
     recipe = Recipe(epochs=epochs, ema=ema, seed=3)

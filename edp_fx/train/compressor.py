@@ -238,7 +238,7 @@ class Compressor:
         """The same scores on every rank: those of rank 0."""
         scores = torch.nan_to_num(scores.detach().float(), nan=0.0, posinf=3e38)
         if distributed.is_available() and distributed.is_initialized():
-            scores = scores.contiguous()
+            scores = scores.to(next(iter(self._parameters.values())).device).contiguous()
             distributed.broadcast(scores, src=0)
         return scores.double().cpu().numpy()
 

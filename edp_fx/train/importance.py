@@ -73,7 +73,7 @@ class Taylor(Importance):
         if step is None:
             return
         step.square_()
-        self.total = step if self.total is None else self.total.add_(step)
+        self.total = step if self.total is None else self.total.to(step.device).add_(step)
 
     def scores(self, context: Context) -> Tensor:
         """The accumulated squares; all alike where no gradient was seen yet."""
