@@ -161,14 +161,25 @@ def _torchvision(
     model = _built(name, lambda: builder(**options))
     if detection:
         model = model.backbone
-    default = 299 if name == "inception_v3" else 224
-    shape = size or (default, default)
+    shape = size or (320, 320) if detection else size or _crop_size(builder)
     if in_chans != 3:
         _other_channels(model, in_chans)
     return LoadedModel(
         model, _images(in_chans, shape), (in_chans, *shape), _fit(_MEAN, in_chans), _fit(_STD, in_chans),
         f"torchvision:{name}",
     )  # fmt: skip
+
+
+def _crop_size(builder: Any) -> tuple[int, int]:
+    """The image size torchvision's trained weights of a model were made for; no weights are loaded."""
+    import torchvision
+
+    try:
+        transforms = torchvision.models.get_model_weights(builder).DEFAULT.transforms()
+    except (AttributeError, ValueError):
+        return (224, 224)
+    side = getattr(transforms, "crop_size", [224])[0]
+    return (side, side)
 
 
 @torch.no_grad()

@@ -207,6 +207,28 @@ def test_sharing_stays_sharing():
     assert not any(name.startswith("in_proj_") for name in graph.state_dict())
 
 
+class HalfBias(nn.Module):
+    """A layer used by its weight, with a bias computed from its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(16, 48)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.qkv.bias.clone()
+        bias[16:32].zero_()
+        return F.linear(x, self.qkv.weight, bias)
+
+
+def test_a_computed_bias_stays_computed():
+    model = HalfBias()
+    x = torch.randn(3, 16)
+    graph, report = inserted(model, x)
+    assert report.rewritten == ["qkv"]
+    assert set(graph.state_dict()) == {"qkv.bias", "qkv_pair.basis.weight", "qkv_pair.coefficient.weight"}
+    assert_same(model, graph, x)
+
+
 class Stubborn(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -243,7 +243,6 @@ def _functional_site(gm: fx.GraphModule, node: fx.Node) -> Site:
     site.reads = {str(one.target) for one in constants if one.op == "get_attr"}
     first = sorted(site.reads)[0]
     site.name = first.removesuffix("weight").rstrip("._") or node.name
-    site.home = _free_home(gm, site.name)
     # A bias that is itself a parameter goes into the pair; a computed one is added after it.
     own_bias = isinstance(bias, fx.Node) and bias.op == "get_attr" and set(bias.users) == {node}
     known: set[Any] = {*constants, bias} if own_bias else set(constants)
@@ -257,6 +256,7 @@ def _functional_site(gm: fx.GraphModule, node: fx.Node) -> Site:
     if own_bias:
         assert isinstance(bias, fx.Node)
         site.reads.add(str(bias.target))
+    site.home = _free_home(gm, site.name, site.reads)
     extra = None if own_bias else bias
     if extra is not None and site.geometry.dims:
         site.refusal = "its bias is computed in the graph"
@@ -292,11 +292,11 @@ def _ancestors(weight: Any) -> set[fx.Node] | None:
     return found
 
 
-def _free_home(gm: fx.GraphModule, name: str) -> str:
-    """``name`` where no module with a life of its own is there, else a name beside it."""
+def _free_home(gm: fx.GraphModule, name: str, reads: set[str]) -> str:
+    """``name`` where no module that will still be needed is there, else a name beside it."""
     try:
         module = gm.get_submodule(name)
     except AttributeError:
         return name
-    alone = not module._modules and set(module._parameters) | set(module._buffers) <= {"weight", "bias"}
-    return name if alone and type(module) is nn.Module else f"{name}_pair"
+    held = {f"{name}.{leaf}" for leaf in (*module._parameters, *module._buffers, *module._modules)}
+    return name if type(module) is nn.Module and held <= reads else f"{name}_pair"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.fx
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -83,6 +84,18 @@ def snapshot(module: nn.Module) -> Callable[[], None]:
             del module.__dict__[key]
 
     return restore
+
+
+@contextmanager
+def wrapped_functions_open() -> Iterator[None]:
+    """Trace through functions that libraries have marked as leaves for plain symbolic tracing: layers hide in some."""
+    registry = torch.fx._symbolic_trace._wrapped_fns_to_patch
+    marked = dict(registry)
+    registry.clear()
+    try:
+        yield
+    finally:
+        registry.update(marked)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from edp_fx.frontend.interception import RecordCalls, patched_factories, snapshot
+from edp_fx.frontend.interception import RecordCalls, patched_factories, snapshot, wrapped_functions_open
 from edp_fx.frontend.layers import DROPOUTS, AttentionDropout
 from edp_fx.frontend.propagate import evaluate
 from edp_fx.frontend.proxies import TrainingFlag, ValueProxy
@@ -105,7 +105,7 @@ class ModuleTracer(fx.Tracer):
                 module.__dict__["training"] = False
             root.__dict__["training"] = TrainingFlag(self, "")
             self._stack.append("")
-            with patched_factories(self), RecordCalls(self):
+            with wrapped_functions_open(), patched_factories(self), RecordCalls(self):
                 graph = super().trace(root)
         finally:
             for restore in before:
