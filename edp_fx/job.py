@@ -65,6 +65,7 @@ class Job:
     workers: int = 0
     pretrained: bool = False
     policy: str = "budget"
+    strength: float = 1e-3
     importance: str = "taylor"
     floor: float = 0.15
     allow_inexact: bool = False
@@ -178,6 +179,7 @@ class Runner:
             val_loader=data.val,
             recipe=job.recipe,
             policy=job.policy,
+            strength=job.strength,
             importance=job.importance,
             floor=job.floor,
             allow_inexact=job.allow_inexact,

@@ -14,7 +14,7 @@ from edp_fx.errors import BudgetError, TrainingError
 from edp_fx.frontend import trace
 from edp_fx.inputs import normalize
 from edp_fx.passes.insert import insert
-from edp_fx.train import Budget, Compressor, Importance, Recipe, Trainer, Watcher
+from edp_fx.train import Budget, Compressor, Importance, Recipe, Strength, Trainer, Watcher
 
 
 def compress(
@@ -30,6 +30,7 @@ def compress(
     recipe: Recipe | None = None,
     policy: str = "budget",
     importance: str = "taylor",
+    strength: float = 1e-3,
     floor: float = 0.15,
     allow_inexact: bool = False,
     insert_options: dict[str, Any] | None = None,
@@ -56,6 +57,7 @@ def compress(
         recipe: how to train.
         policy: ``budget`` or ``lambda``.
         importance: ``taylor``, ``norm`` or ``singular``.
+        strength: λ of the policy ``lambda``, for ranks and channels.
         floor: share of each group of channels or ranks that stays in any case, where the budget allows.
         allow_inexact: also prune channels whose removal is not exact.
         insert_options: options of :func:`edp_fx.insert`.
@@ -102,6 +104,7 @@ def compress(
             total_steps=total_steps,
             policy=policy,
             importance=importance,
+            strength=Strength(strength, strength),
             floor=floor,
             allow_inexact=allow_inexact,
         )

@@ -42,16 +42,16 @@ def run(*arguments):
 
 def test_a_run_leaves_the_network_its_engine_and_a_report(tiny, tmp_path, capsys):
     out = tmp_path / "out"
-    options = ("--data", "digits", "--img-size", 16, "--macs", 0.5, "--epochs", 3, "--batch-size", 64)
+    options = ("--data", "digits", "--img-size", 16, "--macs", 0.5, "--epochs", 4, "--batch-size", 32, "--lr", 0.01)
     assert run(tiny, *options, "--out", out, "--json", tmp_path / "copy.json") == 0
     report = json.loads((out / "report.json").read_text())
     assert report == json.loads((tmp_path / "copy.json").read_text())
     for column in ("dense", "compressed"):
         assert set(report[column]) >= {"macs", "params", "file_bytes", "accuracy", "latency_ms"}
-        assert report[column]["accuracy"] > 0.15
+        assert report[column]["accuracy"] > 0.5, column
     assert 0.47 <= report["compressed"]["macs"] / report["dense"]["macs"] <= 0.5
     assert report["budget"] == {"macs": 0.5}
-    assert (report["epochs"], report["seed"]) == (3, 0)
+    assert (report["epochs"], report["seed"]) == (4, 0)
     assert report["prune_merge"]["max_rel_diff"] <= 1e-5
     assert report["onnx"]["max_abs_diff"] < 1e-3
     assert "tensorrt_rtx" in report["engine"]["builder"]
@@ -96,9 +96,8 @@ def test_without_training_and_without_baseline(tiny, tmp_path):
 def test_bad_input_gets_one_line_and_leaves_nothing(tiny, tmp_path, capsys, model, options, message):
     out = tmp_path / "out"
     chosen = {"--data": "digits", "--img-size": "16", "--macs": "0.4", "--epochs": "1", **options}
-    arguments = [
-        part for key, value in chosen.items() if value for part in ((key, value) if value is not True else (key,))
-    ]
+    given = [(key, value) for key, value in chosen.items() if value]
+    arguments = [part for key, value in given for part in ((key,) if value is True else (key, value))]
     assert run(model, *arguments, "--out", out) == 2
     error = capsys.readouterr().err.strip()
     assert message in error

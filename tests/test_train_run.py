@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import edp_fx
 from edp_fx.data import ArrayDataset, make_loader
-from edp_fx.errors import BudgetError, TrainingError
+from edp_fx.errors import BudgetError, CheckpointError, TrainingError
 from edp_fx.inputs import randomize_
 from edp_fx.train import Budget, Compressor, Recipe, Strength, Trainer, evaluate, parameter_groups
 from edp_fx.train import state as state_module
@@ -91,6 +91,13 @@ def test_a_run_ends_just_under_its_budget_and_learns(loaders, share):
     assert record["macs"] == pytest.approx(share_of(compact), rel=1e-9)
     assert {layer["form"] for layer in record["layers"]} <= {"plain", "pair", "merged"}
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("importance", ["norm", "singular"])
+def test_other_measures_of_importance_meet_the_budget_too(loaders, importance):
+    compact = edp_fx.compress(make_net(), loaders()[0], epochs=2, macs=0.5, importance=importance)
+    assert 0.45 <= share_of(compact) <= 0.5
+    assert compact.meta["edp_fx.run"]["max_rel_diff"] <= 1e-5
 
 
 def test_params_budget(loaders):
@@ -212,6 +219,13 @@ def final_state(loaders, directory, epochs=4, stop_after=None, ema=0.0):
             trainer.run(resume=True)
         return None
     return trainer.run(resume=True).model.state_dict()
+
+
+def test_resuming_with_another_budget_is_refused(loaders, tmp_path):
+    train, _ = loaders()
+    edp_fx.compress(make_net(), train, epochs=2, macs=0.5, directory=tmp_path)
+    with pytest.raises(CheckpointError, match=r"macs=0.5.*macs=0.4"):
+        edp_fx.compress(make_net(), train, epochs=2, macs=0.4, directory=tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])

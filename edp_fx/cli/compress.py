@@ -39,6 +39,7 @@ def compress(
     seed: Annotated[int, typer.Option(help="Reproduces the run.")] = 0,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from published weights.")] = False,
     policy: Annotated[str, typer.Option(help="budget | lambda (fixed strengths, no budget)")] = "budget",
+    strength: Annotated[float, typer.Option(help="λ of the policy lambda.", min=0.0)] = 1e-3,
     importance: Annotated[str, typer.Option(help="taylor | norm | singular")] = "taylor",
     allow_inexact: Annotated[
         bool, typer.Option("--allow-inexact", help="Also prune channels whose removal is not exact.")
@@ -87,6 +88,7 @@ def compress(
         workers=workers,
         pretrained=pretrained,
         policy=policy,
+        strength=strength,
         importance=importance,
         allow_inexact=allow_inexact,
         teacher=teacher,

@@ -322,14 +322,8 @@ class Compressor:
         self.fading = Fading(self.elements, self.schedule, np.where(origin >= 0, np.append(born, NEVER)[origin], NEVER))
         first = np.append(old.group_of, -1)[origin[self.elements.offsets[:-1]]]
         self.floors = np.where(first >= 0, np.minimum(self.elements.sizes, np.append(floors, 1)[first]), 1)
-        self._carry_importance(origin)
+        self.importance.carry(origin)
         self._now = self._selector().total(self.fading.living(self.count))
-
-    def _carry_importance(self, origin: Any) -> None:
-        if self.importance.total is not None:
-            index = torch.from_numpy(np.where(origin >= 0, origin, len(self.importance.total) - 1))
-            carried = self.importance.total[index.to(self.importance.total.device)]
-            self.importance.total = torch.cat([carried, carried.new_zeros(1)])
 
     @torch.no_grad()
     def finish(self) -> fx.GraphModule:
@@ -357,6 +351,7 @@ class Compressor:
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to resume, as tensors, numbers and strings."""
         return {
+            "asked": self._asked(),
             "count": self.count,
             "history": self._history,
             "born": torch.from_numpy(self.fading.born.copy()),
@@ -366,16 +361,25 @@ class Compressor:
             "max_rel_diff": self.max_rel_diff,
         }
 
+    def _asked(self) -> str:
+        """What a state must have been made for to be loaded here."""
+        return f"{self.budget}, policy {self.policy}, {self.schedule}"
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Bring a fresh Compressor on the same network to the saved shape.
 
         Call it first, then load the model's and the optimiser's state.
 
         Raises:
-            CheckpointError: the state belongs to another network.
+            CheckpointError: the state belongs to another network, budget or schedule.
         """
         if self.count:
             raise CheckpointError("load the compressor's state into a fresh Compressor, before its first step")
+        if state.get("asked") != self._asked():
+            raise CheckpointError(
+                f"the compressor's state was made for {state.get('asked')}, not for {self._asked()}; go on with "
+                "the options of the first run"
+            )
         try:
             for entry in state["history"]:
                 keep = {int(key): mask.numpy() for key, mask in entry["keep"].items()}

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edp_fx.errors import EdpError
@@ -45,6 +47,13 @@ class Importance:
     def scores(self, context: Context) -> Tensor:
         """One non-negative number per element [n]."""
         raise NotImplementedError
+
+    def carry(self, origin: NDArray[np.int64]) -> None:
+        """Follow a network that was pruned: ``origin`` [new n] is each element's old index, -1 for none."""
+        if self.total is not None:
+            last = len(self.total) - 1
+            index = torch.from_numpy(np.append(np.where(origin >= 0, origin, last), last))
+            self.total = self.total[index.to(self.total.device)]
 
     def reset(self) -> None:
         """Forget what was accumulated."""
