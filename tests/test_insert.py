@@ -133,6 +133,18 @@ def test_fused_form_and_back():
     assert [n.target for n in graph.graph.nodes] == nodes
 
 
+def test_a_network_with_pairs_traces_again_into_their_layers():
+    model = timm.create_model("resnet18")
+    randomize_(model)
+    x = torch.randn(2, 3, 64, 64)
+    graph, _ = inserted(model, x)
+    FusePairs()(graph)
+    outer = trace(nn.Sequential(graph, nn.Flatten()), x)
+    assert not outer.meta["edp_fx.trace"].opaque
+    assert "0.layer1.0.conv1.basis" in {node.target for node in outer.graph.nodes}
+    assert difference(run(graph, (x,), train=False), run(outer, (x,), train=False))["output"] <= 1e-5
+
+
 def test_depthwise_and_layers_too_small_are_refused_with_a_reason():
     model = nn.Sequential(nn.Conv2d(8, 16, 3, groups=8), nn.Conv2d(16, 1, 1), nn.Conv2d(1, 9, 3))
     _, report = inserted(model, torch.randn(2, 8, 9, 9))

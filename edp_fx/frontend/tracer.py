@@ -19,6 +19,7 @@ from edp_fx.frontend.propagate import evaluate
 from edp_fx.frontend.proxies import TrainingFlag, ValueProxy
 from edp_fx.frontend.shapes import ShapeMode, shapes_only
 from edp_fx.inputs import COMPUTE_LAYERS
+from edp_fx.pairs import Pair
 from edp_fx.passes.base import Refusal
 
 _LEAF_TYPES = (
@@ -244,6 +245,11 @@ class ModuleTracer(fx.Tracer):
             self.opaque.append(Refusal(path, self.force_opaque[path]))
         if self.is_leaf_module(m, path):
             return self.create_proxy("call_module", path, args, kwargs)
+        if isinstance(m, Pair):  # shown as its two layers, whatever its fused forward computes
+
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                return nn.Sequential.forward(m, *args, **kwargs)
+
         undo = self._checkpoint(m)
         was = m.__dict__["training"]
         m.__dict__["training"] = TrainingFlag(self, path)
