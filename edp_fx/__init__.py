@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edp_fx.channels import ChannelGraph, analyze
     from edp_fx.checkpoint import load, save
-    from edp_fx.pipeline import compress
     from edp_fx.cost import measure
     from edp_fx.errors import EdpError
     from edp_fx.frontend import trace
     from edp_fx.lowering import lower
     from edp_fx.passes.insert import insert
     from edp_fx.passes.prune_and_merge import prune_and_merge
+    from edp_fx.pipeline import compress
     from edp_fx.train import Budget, Compressor
 
 __version__ = "0.1.0"

@@ -17,8 +17,8 @@ from edp_fx.passes.constants import _module
 class FoldBatchNorm(Pass):
     """Multiply each batch norm's scale and shift into the convolution or linear layer that alone feeds it.
 
-    The graph is put into eval mode: folded statistics cannot be trained. In a pair the coefficient takes the norm. Norms
-    with a forward of their own (an activation inside) are refused.
+    The graph is put into eval mode: folded statistics cannot be trained. In a pair the coefficient takes the norm.
+    Norms with a forward of their own (an activation inside) are refused.
     """
 
     name: ClassVar[str] = "fold_batch_norm"

@@ -24,8 +24,8 @@ from edp_fx.frontend.layers import AttentionDropout
 
 Masks = dict[int, np.ndarray]
 ARITHMETIC = {
-    operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.iadd, operator.isub, operator.imul,
-    operator.itruediv, torch.add, torch.sub, torch.mul, torch.div, torch.pow,
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.iadd, operator.isub,
+    operator.imul, operator.itruediv, torch.add, torch.sub, torch.mul, torch.div, torch.pow,
     "add", "sub", "mul", "div", "pow", "add_", "sub_", "mul_", "div_",
 }  # fmt: skip
 
@@ -38,7 +38,9 @@ def repair_sizes(gm: fx.GraphModule, graph: ChannelGraph, masks: dict[str, list[
     meta, _ = to_meta(gm)
     assert isinstance(meta, fx.GraphModule)
     meta.eval()
-    inputs = tree_map(lambda x: torch.empty_like(x, device="meta") if isinstance(x, Tensor) else x, graph.example_inputs)
+    inputs = tree_map(
+        lambda x: torch.empty_like(x, device="meta") if isinstance(x, Tensor) else x, graph.example_inputs
+    )
     with torch.no_grad(), torch.device("meta"):
         repairer = _Repairer(meta, graph, masks)
         repairer.run(*inputs)
@@ -74,7 +76,9 @@ class _Repairer(fx.Interpreter):
             result = super().run_node(n)
         except Exception as error:
             first = (str(error) or type(error).__name__).split("\n")[0]
-            raise PassError(f"prune: the sizes at node {n.name!r} ({n.target}) cannot follow the pruned channels: {first}") from error
+            raise PassError(
+                f"prune: the sizes at node {n.name!r} ({n.target}) cannot follow the pruned channels: {first}"
+            ) from error
         got = [tuple(leaf.shape) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         want = self.predicted(n)
         if got != want:
@@ -111,7 +115,9 @@ class _Repairer(fx.Interpreter):
         """What an argument is at this point of the run."""
         return fx.map_arg(argument, lambda node: self.env[node])
 
-    def change(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, target: Any = None) -> None:
+    def change(
+        self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, target: Any = None
+    ) -> None:
         """Give ``node`` other arguments (and another target), here and in the graph being repaired."""
         if target is not None:
             node.target = target
@@ -121,10 +127,12 @@ class _Repairer(fx.Interpreter):
         self.changes[node.name] = (node.target, node.args, node.kwargs)
 
     def _input_masks(self, node: fx.Node) -> list[Masks]:
-        return [masks for one in node.all_input_nodes for masks in self.masks.get(one.name, [])] + self.masks.get(node.name, [])
+        return [masks for one in node.all_input_nodes for masks in self.masks.get(one.name, [])] + self.masks.get(
+            node.name, []
+        )
 
     def _pin(self, node: fx.Node) -> None:
-        """A number computed from a size that changed, multiplied into a tensor (an attention scale), keeps its value."""
+        """A number from a size that changed, multiplied into a tensor (an attention scale), keeps its value."""
         if node.target not in ARITHMETIC or not self.shapes.get(node.name):
             return
         new = []

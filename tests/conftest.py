@@ -8,7 +8,10 @@ import torch
 
 _NEEDS = {
     "gpu": (torch.cuda.is_available, "no NVIDIA GPU"),
-    "browser": (lambda: bool(shutil.which("chromium") and shutil.which("chromedriver")), "no chromium with chromedriver"),
+    "browser": (
+        lambda: bool(shutil.which("chromium") and shutil.which("chromedriver")),
+        "no chromium with chromedriver",
+    ),
 }
 _not_run: dict[str, int] = {}
 

@@ -1,4 +1,7 @@
-"""The groups of eight well-known networks, as a person reads them. `python tests/test_channels_goldens.py` writes them anew."""
+"""The groups of eight well-known networks, as a person reads them.
+
+`python tests/test_channels_goldens.py` writes them anew.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,9 @@ def text(name: str) -> str:
         if not group.producers:
             continue
         state = f"frozen: {group.frozen}" if group.frozen else ("exact" if group.exact else "inexact")
-        lines.append(f"{group.size} x {' + '.join(group.producers)} -> {' + '.join(group.consumers) or '(output)'} | {state}")
+        lines.append(
+            f"{group.size} x {' + '.join(group.producers)} -> {' + '.join(group.consumers) or '(output)'} | {state}"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -42,7 +42,9 @@ OPS: dict[str, Callable[[Tensor], Tensor]] = {
     "max pool": lambda x: F.max_pool2d(x, 3, 1, 1),
     "adaptive pool": lambda x: x * F.adaptive_avg_pool2d(x, 1),
     "interpolate": lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"),
-    "self product": lambda x: (x.flatten(2) @ x.flatten(2).transpose(1, 2)) @ x.flatten(2).unflatten(2, (4, 4)).flatten(2),
+    "self product": lambda x: (
+        (x.flatten(2) @ x.flatten(2).transpose(1, 2)) @ x.flatten(2).unflatten(2, (4, 4)).flatten(2)
+    ),
     "einsum": lambda x: torch.einsum("bchw,bdhw->bcd", x, x).softmax(-1) @ x.flatten(2),
     "heads": lambda x: _heads(x),
     "gate": lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(),

@@ -92,9 +92,11 @@ HOSTILE: dict[str, Any] = {
     "a forward of its own": lambda r: layer(r, "Conv2d")["attributes"].update(forward="x"),
     "code in a node's name": lambda r: node(r, "call_module").update(name="x; import os"),
     "a path for a layer": lambda r: r["structure"]["layers"].update({"../../etc": {"class": "torch.nn.Module"}}),
-    "a wrong shape": lambda r: r["structure"]["tensors"]["fc.weight"].__setitem__(0, [1 << 40, 1 << 20])
-    if "fc.weight" in r["structure"]["tensors"]
-    else next(iter(r["structure"]["tensors"].values())).__setitem__(0, [1 << 40]),
+    "a wrong shape": lambda r: (
+        r["structure"]["tensors"]["fc.weight"].__setitem__(0, [1 << 40, 1 << 20])
+        if "fc.weight" in r["structure"]["tensors"]
+        else next(iter(r["structure"]["tensors"].values())).__setitem__(0, [1 << 40])
+    ),
     "a tensor too many": lambda r: r["structure"]["tensors"].update(ghost=[[1], "float32"]),
     "a node before it is made": lambda r: r["structure"]["nodes"].reverse(),
     "no end": lambda r: r["structure"]["nodes"].pop(),
@@ -123,7 +125,11 @@ def test_damaged_files_are_one_clear_error(file: str, damage: str, saved: Any, t
         (path / file).unlink()
     else:
         middle = len(content) // 2
-        made = {"truncated": content[:middle], "empty": b"", "flipped": content[:middle] + b"\xff" + content[middle + 1 :]}
+        made = {
+            "truncated": content[:middle],
+            "empty": b"",
+            "flipped": content[:middle] + b"\xff" + content[middle + 1 :],
+        }
         (path / file).write_bytes(made[damage])
     with pytest.raises(CheckpointError):
         edp_fx.load(path)

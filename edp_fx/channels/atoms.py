@@ -94,7 +94,9 @@ class Ledger:
         flat_left, flat_right = flat_left[differ], flat_right[differ]
         frozen = (flat_left == FROZEN) | (flat_right == FROZEN)
         if frozen.any():
-            self.freeze(where, np.maximum(flat_left[frozen], flat_right[frozen]), "tied to indices that cannot be removed")
+            self.freeze(
+                where, np.maximum(flat_left[frozen], flat_right[frozen]), "tied to indices that cannot be removed"
+            )
         self.ties.append(Tie(where, flat_left[~frozen], flat_right[~frozen]))
 
     def freeze(self, where: Where, atoms: np.ndarray, reason: str) -> None:

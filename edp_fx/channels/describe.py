@@ -96,7 +96,9 @@ def explain(graph: ChannelGraph, name: str) -> str:
 
             known = sorted({m.layer for g in graph.groups for m in g.members})
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
-            raise AnalysisError(f"no layer {name!r} with channels" + (f": did you mean {', '.join(near)}?" if near else ""))
+            raise AnalysisError(
+                f"no layer {name!r} with channels" + (f": did you mean {', '.join(near)}?" if near else "")
+            )
         groups = members
     return " ".join(_sentence(target, group) for group in groups)
 

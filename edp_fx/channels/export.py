@@ -23,8 +23,15 @@ def to_networkx(graph: ChannelGraph) -> nx.Graph:
             continue
         name = f"group {group.id}"
         result.add_node(
-            name, type="group", kind=group.kind, size=group.size, status=status(group), exact=group.exact,
-            prunable=group.prunable, macs_share=group.macs_share, params_share=group.params_share,
+            name,
+            type="group",
+            kind=group.kind,
+            size=group.size,
+            status=status(group),
+            exact=group.exact,
+            prunable=group.prunable,
+            macs_share=group.macs_share,
+            params_share=group.params_share,
             tied_by="; ".join(f"{op} at {node}" for node, op in group.ties),
         )
         for member in group.members:
@@ -34,7 +41,9 @@ def to_networkx(graph: ChannelGraph) -> nx.Graph:
             if result.has_edge(layer, name):
                 known = result.edges[layer, name]
                 known["members"] += f", {edge}"
-                known["role"] = known["role"] if member.role in known["role"].split("+") else f"{known['role']}+{member.role}"
+                known["role"] = (
+                    known["role"] if member.role in known["role"].split("+") else f"{known['role']}+{member.role}"
+                )
             else:
                 result.add_edge(layer, name, role=member.role, members=edge)
     return result
@@ -125,7 +134,9 @@ def to_dot(graph: ChannelGraph) -> str:
         else:
             colour = "black" if data["prunable"] else "gray60"
             label = _quote(f"{name}\\n{data['kind']} x {data['size']}")
-            lines.append(f"  {_quote(name)} [shape=ellipse, color={colour}, label={label}, tooltip={_quote(data['status'])}];")
+            lines.append(
+                f"  {_quote(name)} [shape=ellipse, color={colour}, label={label}, tooltip={_quote(data['status'])}];"
+            )
     for left, right, data in drawn.edges(data=True):
         style = "solid" if "producer" in data["role"] else "dashed"
         lines.append(f"  {_quote(left)} -- {_quote(right)} [style={style}, tooltip={_quote(data['members'])}];")

@@ -155,7 +155,9 @@ class ChannelGraph:
             group = self.group(group_id)
             array = np.asarray(kept, dtype=bool)
             if array.shape != (group.size,):
-                raise AnalysisError(f"group {group_id} ({group.name}) has {group.size} elements, the keep-set {array.shape}")
+                raise AnalysisError(
+                    f"group {group_id} ({group.name}) has {group.size} elements, the keep-set {array.shape}"
+                )
             if array.all():
                 continue
             if not group.prunable:

@@ -48,7 +48,8 @@ class Group:
 
     ``exact``: removing elements whose parameters are all zero does not change the function.
     ``zero_propagates``: zero producers are enough for that; otherwise the consumers' slices must be zero too.
-    ``frozen``: why nothing of it can be removed, else None; ``is_output``: because the model gives it back. ``ties``: (node, op) of what tied it, in order.
+    ``frozen``: why nothing of it can be removed, else None; ``is_output``: because the model gives it back.
+    ``ties``: (node, op) of what tied it, in order.
     """
 
     id: int
@@ -109,7 +110,9 @@ def resolve(sweep: Sweep) -> View:
 
 def find_groups(view: View, root: nn.Module, index: int = 0) -> list[Group]:
     """All groups of a view: components that touch the same parameter axes, ordered by their first parameter."""
-    axes = [(name, axis, view.component[atoms]) for name, by in view.sweep.parameters.items() for axis, atoms in by.items()]
+    axes = [
+        (name, axis, view.component[atoms]) for name, by in view.sweep.parameters.items() for axis, atoms in by.items()
+    ]
     if not axes:
         return []
     of_axis = np.concatenate([np.full(roots.size, k, dtype=np.int64) for k, (_, _, roots) in enumerate(axes)])

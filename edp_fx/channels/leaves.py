@@ -11,7 +11,18 @@ from edp_fx.channels.sweep import Sweep
 from edp_fx.pairs import Pair
 
 # Layers, and their subclasses, whose sizes are attributes that pruning rewrites.
-RESIZABLE = (_ConvNd, nn.Linear, nn.Bilinear, _NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.Embedding, nn.PReLU, Pair)
+RESIZABLE = (
+    _ConvNd,
+    nn.Linear,
+    nn.Bilinear,
+    _NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.Embedding,
+    nn.PReLU,
+    Pair,
+)
 
 
 def freeze_opaque_leaves(gm: fx.GraphModule, sweep: Sweep) -> None:

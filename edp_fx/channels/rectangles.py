@@ -83,5 +83,3 @@ def _choose(roots: np.ndarray, frozen: np.ndarray, fixed: tuple[int, ...]) -> in
         if count > best_count:
             best, best_count = axis, count
     return best
-
-

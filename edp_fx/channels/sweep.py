@@ -134,7 +134,6 @@ class Sweep(TorchDispatchMode):
         apply_rule(self, func, args, kwargs, out)
         return out
 
-
     def _shapes(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The result without data. Networks repeat themselves, and some operations are slow even without data."""
         if func._schema.is_mutable:
@@ -235,5 +234,3 @@ def run_sweep(gm: fx.GraphModule, example_inputs: tuple[Any, ...], heads: str) -
                 for factor in sweep.labels(leaf):
                     sweep.freeze(factor, "an output of the model")
     return sweep
-
-

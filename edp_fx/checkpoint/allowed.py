@@ -17,7 +17,14 @@ from torch import nn
 from edp_fx.errors import CheckpointError
 
 _IDENTIFIER = re.compile(r"(?!__)[A-Za-z0-9_]+")
-_LAYER_PACKAGES = ("torch.nn.modules.", "timm.layers.", "timm.models.", "torchvision.ops.", "torchvision.models.", "edp_fx.")
+_LAYER_PACKAGES = (
+    "torch.nn.modules.",
+    "timm.layers.",
+    "timm.models.",
+    "torchvision.ops.",
+    "torchvision.models.",
+    "edp_fx.",
+)
 _ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "real", "imag"})
 _OPERATORS = frozenset(
     "add sub mul truediv floordiv mod pow neg pos abs eq ne lt le gt ge and_ or_ xor invert not_ matmul getitem index "
@@ -28,16 +35,20 @@ _BUILTINS: dict[str, Callable[..., Any]] = {
 }
 _METHODS = frozenset(
     "size dim numel item to type_as view_as reshape_as expand_as contiguous float half double bfloat16 long int bool "
-    "type new_zeros new_ones new_full new_empty unflatten unfold split chunk tolist ndimension is_floating_point".split()
+    "type new_zeros new_ones new_full new_empty unflatten unfold split chunk ndimension is_floating_point".split()
 )
-_TORCH_EXTRA = frozenset({"_assert", "split", "einsum", "meshgrid", "broadcast_tensors", "sym_int", "sym_max", "sym_min", "norm"})
+_TORCH_EXTRA = frozenset(
+    {"_assert", "split", "einsum", "meshgrid", "broadcast_tensors", "sym_int", "sym_max", "sym_min", "norm"}
+)
 _TORCH_REFUSED = frozenset({"from_file", "set_", "save", "load"})
 
 
 def check_identifier(name: Any, what: str) -> str:
     """``name`` when it is a dotted name of plain identifiers; CheckpointError otherwise."""
     if not isinstance(name, str) or not name or not all(_IDENTIFIER.fullmatch(part) for part in name.split(".")):
-        raise CheckpointError(f"the recipe has an illegal {what} {str(name)[:60]!r}: the file is damaged or not to be trusted")
+        raise CheckpointError(
+            f"the recipe has an illegal {what} {str(name)[:60]!r}: the file is damaged or not to be trusted"
+        )
     return name
 
 
@@ -50,14 +61,18 @@ def function_name(target: Any) -> str:
             if _is_allowed(home, name):
                 return candidate
     if isinstance(target, torch._ops.OpOverload):
-        return f"aten:{target.overloadpacket.__name__}.{target._overloadname}" if target.namespace == "aten" else _no(target)
+        return (
+            f"aten:{target.overloadpacket.__name__}.{target._overloadname}"
+            if target.namespace == "aten"
+            else _no(target)
+        )
     return _no(target)
 
 
 def _no(target: Any) -> str:
     raise CheckpointError(
-        f"cannot save a call of {getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}: only torch's "
-        "tensor operations can be written down; save with torch.export instead"
+        f"cannot save a call of {getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}: only "
+        "torch's tensor operations can be written down; save with torch.export instead"
     )
 
 
@@ -90,11 +105,16 @@ def _is_allowed(home: str, name: str) -> bool:
     if name in _TORCH_REFUSED:
         return False
     if home == "torch":
-        return name in _TORCH_EXTRA or (not name.startswith("_") and hasattr(torch.ops.aten, name) and hasattr(torch, name))
+        return name in _TORCH_EXTRA or (
+            not name.startswith("_") and hasattr(torch.ops.aten, name) and hasattr(torch, name)
+        )
     found = getattr(F, name, None)
     module = getattr(found, "__module__", None)
-    return callable(found) and not isinstance(found, type) and not name.startswith("_") and module in (
-        "torch.nn.functional", "torch._C._nn", "torch", None, "torch._jit_internal"
+    return (
+        callable(found)
+        and not isinstance(found, type)
+        and not name.startswith("_")
+        and module in ("torch.nn.functional", "torch._C._nn", "torch", None, "torch._jit_internal")
     )
 
 
@@ -103,7 +123,9 @@ def check_method(name: Any) -> str:
     check_identifier(name, "method")
     known = name in _METHODS or (hasattr(torch.ops.aten, name) and hasattr(torch.Tensor, name))
     if not known or name in _TORCH_REFUSED or name.startswith("_"):
-        raise CheckpointError(f"the recipe calls the method {name!r}, which is no tensor operation: nothing was executed")
+        raise CheckpointError(
+            f"the recipe calls the method {name!r}, which is no tensor operation: nothing was executed"
+        )
     return str(name)
 
 
@@ -124,7 +146,9 @@ def layer_class(path: Any) -> type[nn.Module]:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise CheckpointError(f"the recipe's layer class {path!r} is not in the installed packages: see its versions") from error
+        raise CheckpointError(
+            f"the recipe's layer class {path!r} is not in the installed packages: see its versions"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise CheckpointError(f"the recipe's layer class {path!r} is no layer: nothing was executed")
     return found
@@ -136,7 +160,7 @@ def class_path(module: nn.Module) -> str:
     path = f"{kind.__module__}.{kind.__qualname__}"
     if not path.startswith(_LAYER_PACKAGES):
         raise CheckpointError(
-            f"cannot save a layer of your own class {path}: it is not traced through and loading must not run your code; "
-            "save with torch.export (.pt2) instead"
+            f"cannot save a layer of your own class {path}: it is not traced through and loading must not run "
+            "your code; save with torch.export (.pt2) instead"
         )
     return path

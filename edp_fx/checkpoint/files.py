@@ -76,7 +76,9 @@ def load(path: str | Path) -> fx.GraphModule:
     except OSError as error:
         raise CheckpointError(f"{directory} has no readable {WEIGHTS}: {error.strerror}") from error
     if hashlib.sha256(blob).hexdigest() != recipe["weights_sha256"]:
-        raise CheckpointError(f"{directory / WEIGHTS} is damaged, truncated or of another model: its checksum is not the recipe's")
+        raise CheckpointError(
+            f"{directory / WEIGHTS} is damaged, truncated or of another model: its checksum is not the recipe's"
+        )
     try:
         tensors = from_bytes(blob)
         gm = rebuild(recipe["structure"], tensors)

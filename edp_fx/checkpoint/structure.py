@@ -41,9 +41,13 @@ def describe(gm: fx.GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]]:
         entry: dict[str, Any] = {"class": class_path(module) if inside else "torch.nn.Module"}
         if inside:
             entry["attributes"] = {
-                key: encode(value) for key, value in vars(module).items() if key not in _PLAIN and not isinstance(value, Tensor)
+                key: encode(value)
+                for key, value in vars(module).items()
+                if key not in _PLAIN and not isinstance(value, Tensor)
             }
-        entry["parameters"] = {key: value is not None and value.requires_grad for key, value in module._parameters.items()}
+        entry["parameters"] = {
+            key: value is not None and value.requires_grad for key, value in module._parameters.items()
+        }
         entry["no_parameters"] = [key for key, value in module._parameters.items() if value is None]
         entry["buffers"] = {key: key not in module._non_persistent_buffers_set for key in module._buffers}
         entry["no_buffers"] = [key for key, value in module._buffers.items() if value is None]
@@ -62,7 +66,13 @@ def describe(gm: fx.GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]]:
         elif node.op == "call_method":
             check_method(node.target)
         nodes.append(
-            {"op": node.op, "name": node.name, "target": target, "args": encode(node.args), "kwargs": encode(dict(node.kwargs))}
+            {
+                "op": node.op,
+                "name": node.name,
+                "target": target,
+                "args": encode(node.args),
+                "kwargs": encode(dict(node.kwargs)),
+            }
         )
     shapes = {name: [list(one.shape), str(one.dtype).removeprefix("torch.")] for name, one in tensors.items()}
     return {"nodes": nodes, "layers": layers, "tensors": shapes, "tied": tied}, tensors
@@ -96,7 +106,9 @@ def rebuild(structure: dict[str, Any], tensors: dict[str, Tensor]) -> fx.GraphMo
         for key, value in entry.get("attributes", {}).items():
             check_identifier(key, "attribute")
             if key in _PLAIN or hasattr(nn.Module, key):
-                raise CheckpointError(f"the recipe sets the attribute {key!r} of {path!r}: the file is not to be trusted")
+                raise CheckpointError(
+                    f"the recipe sets the attribute {key!r} of {path!r}: the file is not to be trusted"
+                )
             object.__setattr__(module, key, decode(value, _no_node))
         prefix = f"{path}." if path else ""
         for key, trainable in entry["parameters"].items():
@@ -170,5 +182,3 @@ def _resolve(root: nn.Module, target: str, op: str) -> None:
     found = home is not None and (leaf in home._modules if op == "call_module" else hasattr(home, leaf))
     if not found:
         raise CheckpointError(f"the recipe's graph uses {target!r}, which its layers lack: the file is damaged")
-
-

@@ -46,7 +46,7 @@ def decode(value: Any, node: Callable[[str], fx.Node]) -> Any:
     if isinstance(value, list):
         return [decode(one, node) for one in value]
     if isinstance(value, dict) and len(value) == 1:
-        (tag, content), = value.items()
+        ((tag, content),) = value.items()
         if tag == "node" and isinstance(content, str):
             return node(content)
         if tag == "tuple" and isinstance(content, list):

@@ -85,7 +85,9 @@ def prune_merge_stage(subject: Subject) -> Figures:
     figures: Figures = {"prune_merge_seconds": round(time.perf_counter() - began, 3)}
     subject.shared["small"] = small
     figures["macs_ratio"] = round(measure(small, subject.inputs).macs / measure(subject.model, subject.inputs).macs, 4)
-    figures["max_rel_diff"] = difference(run(zeroed, subject.other, train=False), run(small, subject.other, train=False))["output"]
+    figures["max_rel_diff"] = difference(
+        run(zeroed, subject.other, train=False), run(small, subject.other, train=False)
+    )["output"]
     figures["max_rel_diff_fp64"] = _double_difference(zeroed, subject)
     figures["other_size"] = _other_size(zeroed, small, subject)
     trained = run(small, subject.other, train=True)
@@ -140,9 +142,7 @@ def calibrate(gm: Any, inputs: tuple[Tensor, ...]) -> Any:
     return gm.eval()
 
 
-def _computes_in_single(
-    gm: fx.GraphModule, inputs: tuple[Tensor, ...], dtype: torch.dtype | None = None
-) -> bool:
+def _computes_in_single(gm: fx.GraphModule, inputs: tuple[Tensor, ...], dtype: torch.dtype | None = None) -> bool:
     """Whether a float64 network casts to float32 somewhere inside."""
     if dtype is not None:
         gm, inputs = _to(copy.deepcopy(gm), dtype), _cast(inputs, dtype)
@@ -169,11 +169,11 @@ def _double_difference(zeroed: fx.GraphModule, subject: Subject) -> float:
 
 def _other_size(before: fx.GraphModule, after: fx.GraphModule, subject: Subject) -> float | None:
     """The relative difference on larger images; None where the graph takes only one size."""
-    larger = tuple(torch.randn(1, *x.shape[1:-2], x.shape[-2] + 32, x.shape[-1] + 32) if x.ndim == 4 else x for x in subject.other)
+    larger = tuple(
+        torch.randn(1, *x.shape[1:-2], x.shape[-2] + 32, x.shape[-1] + 32) if x.ndim == 4 else x for x in subject.other
+    )
     try:
         reference = run(before, larger, train=False)
     except Exception:
         return None
     return difference(reference, run(after, larger, train=False))["output"]
-
-

@@ -42,7 +42,11 @@ def zero_members(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.nda
                 continue
             if member.parameter.endswith(("running_mean", "running_var")):
                 continue
-            tensor = gm.get_parameter(member.parameter) if _is_parameter(gm, member.parameter) else gm.get_buffer(member.parameter)
+            tensor = (
+                gm.get_parameter(member.parameter)
+                if _is_parameter(gm, member.parameter)
+                else gm.get_buffer(member.parameter)
+            )
             gone = (member.owner >= 0) & ~kept[member.owner]
             tensor.detach().index_fill_(member.axis, torch.from_numpy(np.flatnonzero(gone)), 0)
 
@@ -64,7 +68,9 @@ class Masked(TorchDispatchMode):
             for mix in view.ledger.mixes:
                 mask = living[view.component[mix.atoms]]
                 if not mask.all():
-                    self.plan.setdefault((mix.where.node, _family(mix.where.op)), []).append({mix.axis: np.flatnonzero(mask)})
+                    self.plan.setdefault((mix.where.node, _family(mix.where.op)), []).append(
+                        {mix.axis: np.flatnonzero(mask)}
+                    )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -74,7 +80,7 @@ class Masked(TorchDispatchMode):
             return func(*args, **kwargs)
         x: Tensor = args[0]
         for one in plan:
-            (axis, kept), = one.items()
+            ((axis, kept),) = one.items()
             index = torch.from_numpy(kept)
             if x.ndim <= axis or int(kept.max()) >= x.shape[axis]:
                 continue
@@ -103,6 +109,7 @@ def _family(op: str) -> str:
 
 
 def scatter(like: Tensor, values: Tensor, axis: int, index: Tensor) -> Tensor:
+    """Zeros like ``like`` with ``values`` at the kept indices of ``axis``."""
     out = torch.zeros_like(like)
     out.index_copy_(axis, index, values)
     return out

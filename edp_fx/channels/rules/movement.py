@@ -21,7 +21,10 @@ aten = torch.ops.aten
 def view(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
     """Row-major reshapes, squeezes and unsqueezes, copies and aliases."""
     source = args[0]
-    sweep.set(out, [factor.with_atoms(reshape_atoms(factor.atoms, source.shape, out.shape)) for factor in sweep.labels(source)])
+    sweep.set(
+        out,
+        [factor.with_atoms(reshape_atoms(factor.atoms, source.shape, out.shape)) for factor in sweep.labels(source)],
+    )
 
 
 def reshape_atoms(atoms: np.ndarray, old: Sequence[int], new: Sequence[int]) -> np.ndarray:
@@ -89,7 +92,9 @@ def expand(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None
     """A stretched axis gets labels of its own: its entries are all alike, so its length can follow what it meets."""
     source = args[0]
     added = out.ndim - source.ndim
-    factors = [factor.with_atoms(factor.atoms.reshape((1,) * added + factor.atoms.shape)) for factor in sweep.labels(source)]
+    factors = [
+        factor.with_atoms(factor.atoms.reshape((1,) * added + factor.atoms.shape)) for factor in sweep.labels(source)
+    ]
     for axis in range(added, out.ndim):
         if source.shape[axis - added] == 1 and out.shape[axis] > 1:
             factors.append(Factor(vector(sweep.ledger.born(out.shape[axis]), axis, out.ndim), False, True))
@@ -335,14 +340,38 @@ def _call(func: Any, args: Any, kwargs: Any) -> Any:
 MOVEMENT: dict[Any, Any] = {}
 for _rule, _packets in {
     view: (
-        aten.view, aten._unsafe_view, aten.reshape, aten.squeeze, aten.unsqueeze, aten.clone, aten.contiguous,
-        aten._to_copy, aten.detach, aten.alias, aten.lift_fresh, aten.lift_fresh_copy, aten._reshape_alias, aten.dropout,
+        aten.view,
+        aten._unsafe_view,
+        aten.reshape,
+        aten.squeeze,
+        aten.unsqueeze,
+        aten.clone,
+        aten.contiguous,
+        aten._to_copy,
+        aten.detach,
+        aten.alias,
+        aten.lift_fresh,
+        aten.lift_fresh_copy,
+        aten._reshape_alias,
+        aten.dropout,
         aten._reshape_copy,
     ),
     restride: (aten.as_strided, aten.as_strided_),
     permute: (aten.permute, aten.transpose, aten.t, aten.numpy_T, aten.permute_copy),
     expand: (aten.expand,),
-    along_axis: (aten.select, aten.slice, aten.unbind, aten.split, aten.split_with_sizes, aten.narrow, aten.split_with_sizes_copy, aten.unsafe_split, aten.chunk, aten.tensor_split, aten.unsafe_chunk),
+    along_axis: (
+        aten.select,
+        aten.slice,
+        aten.unbind,
+        aten.split,
+        aten.split_with_sizes,
+        aten.narrow,
+        aten.split_with_sizes_copy,
+        aten.unsafe_split,
+        aten.chunk,
+        aten.tensor_split,
+        aten.unsafe_chunk,
+    ),
     cat: (aten.cat,),
     stack: (aten.stack,),
     roll: (aten.roll,),
@@ -352,9 +381,20 @@ for _rule, _packets in {
     pad: (aten.constant_pad_nd,),
     repeat: (aten.repeat,),
     same_op: (
-        aten.flip, aten.pixel_unshuffle, aten.channel_shuffle, aten.im2col, aten.unfold, aten.rot90,
-        aten.reflection_pad1d, aten.reflection_pad2d, aten.reflection_pad3d,
-        aten.replication_pad1d, aten.replication_pad2d, aten.replication_pad3d, aten.tril, aten.triu,
+        aten.flip,
+        aten.pixel_unshuffle,
+        aten.channel_shuffle,
+        aten.im2col,
+        aten.unfold,
+        aten.rot90,
+        aten.reflection_pad1d,
+        aten.reflection_pad2d,
+        aten.reflection_pad3d,
+        aten.replication_pad1d,
+        aten.replication_pad2d,
+        aten.replication_pad3d,
+        aten.tril,
+        aten.triu,
     ),
     index: (aten.index, aten._unsafe_index),
     embedding: (aten.embedding,),

@@ -23,7 +23,12 @@ def batch_norm(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> Non
     vectors = [one for one in args[1:5] if isinstance(one, Tensor)]
     training = [one for one in args[5:] if isinstance(one, bool)]
     if training and training[0]:
-        _mix(sweep, sweep.labels(x), [axis for axis in range(x.ndim) if axis != 1], "batch statistics over removed indices")
+        _mix(
+            sweep,
+            sweep.labels(x),
+            [axis for axis in range(x.ndim) if axis != 1],
+            "batch statistics over removed indices",
+        )
     channel = on_axis(sweep.labels(x), 1)
     factors: Labels = sweep.labels(x)
     if channel is not None:
@@ -179,18 +184,36 @@ INDEX_REDUCTIONS = {aten.argmax, aten.argmin, aten.nonzero}
 NORMALISE: dict[Any, Any] = {}
 for _rule, _packets in {
     batch_norm: (
-        aten.native_batch_norm, aten._native_batch_norm_legit, aten._native_batch_norm_legit_no_training,
-        aten.cudnn_batch_norm, aten._batch_norm_with_update,
+        aten.native_batch_norm,
+        aten._native_batch_norm_legit,
+        aten._native_batch_norm_legit_no_training,
+        aten.cudnn_batch_norm,
+        aten._batch_norm_with_update,
     ),
     layer_norm: (aten.native_layer_norm, aten._fused_rms_norm, aten.rms_norm),
     group_norm: (aten.native_group_norm,),
     softmax: (aten._softmax, aten._log_softmax, aten._safe_softmax, aten.softmax, aten.log_softmax),
     cumulative: (aten.cumsum, aten.cumprod, aten.sort, aten.topk),
     reduction: (
-        aten.sum, aten.mean, aten.amax, aten.amin, aten.max, aten.min, aten.var, aten.std, aten.var_mean, aten.std_mean,
-        aten.logsumexp, aten.linalg_vector_norm, aten.norm, aten.argmax, aten.argmin, aten.prod, aten.any, aten.all,
+        aten.sum,
+        aten.mean,
+        aten.amax,
+        aten.amin,
+        aten.max,
+        aten.min,
+        aten.var,
+        aten.std,
+        aten.var_mean,
+        aten.std_mean,
+        aten.logsumexp,
+        aten.linalg_vector_norm,
+        aten.norm,
+        aten.argmax,
+        aten.argmin,
+        aten.prod,
+        aten.any,
+        aten.all,
     ),
 }.items():
     for _packet in _packets:
         NORMALISE[_packet] = _rule
-

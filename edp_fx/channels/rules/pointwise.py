@@ -34,7 +34,9 @@ def pointwise(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None
         if tensor.ndim > ndim:
             continue
         lead = (1,) * (ndim - tensor.ndim)
-        aligned = [factor.with_atoms(factor.atoms.reshape(lead + factor.atoms.shape)) for factor in sweep.labels(tensor)]
+        aligned = [
+            factor.with_atoms(factor.atoms.reshape(lead + factor.atoms.shape)) for factor in sweep.labels(tensor)
+        ]
         operands.append((k, lead + tuple(tensor.shape), aligned))
     factors = merge(sweep, operands)
     labelled = []
@@ -44,7 +46,9 @@ def pointwise(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None
         sweep.set(tensor, labelled)
 
 
-def merge(sweep: Sweep, operands: list[tuple[int, tuple[int, ...], list[Factor]]]) -> list[tuple[np.ndarray, dict[int, bool]]]:
+def merge(
+    sweep: Sweep, operands: list[tuple[int, tuple[int, ...], list[Factor]]]
+) -> list[tuple[np.ndarray, dict[int, bool]]]:
     """Union the operands' factors; returns (atoms, {operand: is it zero where dead}) for each factor that is left."""
     queue = [(place, factor) for place, _, factors in operands for factor in factors]
     merged: list[tuple[np.ndarray, dict[int, bool]]] = []
@@ -65,9 +69,7 @@ def merge(sweep: Sweep, operands: list[tuple[int, tuple[int, ...], list[Factor]]
     return merged
 
 
-def _fit(
-    sweep: Sweep, place: int, factor: Factor, operands: list[tuple[int, tuple[int, ...], list[Factor]]]
-) -> Factor:
+def _fit(sweep: Sweep, place: int, factor: Factor, operands: list[tuple[int, tuple[int, ...], list[Factor]]]) -> Factor:
     """Make ``factor`` independent of the axes the other operands cannot lose indices along."""
     for other, shape, factors in operands:
         if other == place:
@@ -115,11 +117,34 @@ def _zero_when_dead(func: Any, flat: list[Any], spec: Any, places: list[int], ca
 POINTWISE_EXTRA: dict[Any, Any] = {
     packet: pointwise
     for packet in (
-        aten.masked_fill, aten.masked_fill_, aten.copy_, aten.copy, aten.where, aten.native_dropout, aten.bernoulli, aten.fill_,
-        aten.zero_, aten.bernoulli_, aten._prelu_kernel,
+        aten.masked_fill,
+        aten.masked_fill_,
+        aten.copy_,
+        aten.copy,
+        aten.where,
+        aten.native_dropout,
+        aten.bernoulli,
+        aten.fill_,
+        aten.zero_,
+        aten.bernoulli_,
+        aten._prelu_kernel,
         # pointwise without the tag in some releases of torch
-        aten.hardtanh, aten.hardtanh_, aten.relu6, aten.hardswish, aten.hardswish_, aten.hardsigmoid, aten.hardsigmoid_,
-        aten.leaky_relu_, aten.elu_, aten.silu_, aten.mish_, aten.gelu_, aten.celu_, aten.softplus, aten.threshold_,
-        aten.nan_to_num_, aten.logit_,
+        aten.hardtanh,
+        aten.hardtanh_,
+        aten.relu6,
+        aten.hardswish,
+        aten.hardswish_,
+        aten.hardsigmoid,
+        aten.hardsigmoid_,
+        aten.leaky_relu_,
+        aten.elu_,
+        aten.silu_,
+        aten.mish_,
+        aten.gelu_,
+        aten.celu_,
+        aten.softplus,
+        aten.threshold_,
+        aten.nan_to_num_,
+        aten.logit_,
     )
 }

@@ -34,18 +34,36 @@ SPATIAL: dict[Any, Any] = {
     packet: spatial(axes)
     for axes, packets in {
         1: (
-            aten.avg_pool1d, aten.max_pool1d, aten.adaptive_avg_pool1d, aten.upsample_nearest1d, aten.upsample_linear1d,
+            aten.avg_pool1d,
+            aten.max_pool1d,
+            aten.adaptive_avg_pool1d,
+            aten.upsample_nearest1d,
+            aten.upsample_linear1d,
             aten._upsample_nearest_exact1d,
         ),
         2: (
-            aten.avg_pool2d, aten.max_pool2d, aten.max_pool2d_with_indices, aten.adaptive_avg_pool2d,
-            aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d, aten.upsample_nearest2d, aten.upsample_bilinear2d,
-            aten.upsample_bicubic2d, aten._upsample_nearest_exact2d, aten._upsample_bilinear2d_aa,
-            aten._upsample_bicubic2d_aa, aten.grid_sampler_2d,
+            aten.avg_pool2d,
+            aten.max_pool2d,
+            aten.max_pool2d_with_indices,
+            aten.adaptive_avg_pool2d,
+            aten._adaptive_avg_pool2d,
+            aten.adaptive_max_pool2d,
+            aten.upsample_nearest2d,
+            aten.upsample_bilinear2d,
+            aten.upsample_bicubic2d,
+            aten._upsample_nearest_exact2d,
+            aten._upsample_bilinear2d_aa,
+            aten._upsample_bicubic2d_aa,
+            aten.grid_sampler_2d,
         ),
         3: (
-            aten.avg_pool3d, aten.max_pool3d, aten.max_pool3d_with_indices, aten.adaptive_avg_pool3d,
-            aten._adaptive_avg_pool3d, aten.upsample_nearest3d, aten.upsample_trilinear3d,
+            aten.avg_pool3d,
+            aten.max_pool3d,
+            aten.max_pool3d_with_indices,
+            aten.adaptive_avg_pool3d,
+            aten._adaptive_avg_pool3d,
+            aten.upsample_nearest3d,
+            aten.upsample_trilinear3d,
         ),
     }.items()
     for packet in packets
