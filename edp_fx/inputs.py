@@ -3,7 +3,8 @@ something."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,17 +38,44 @@ def normalize(example_inputs: Any) -> tuple[Tensor, ...]:
     return inputs
 
 
+def snapshot(module: nn.Module) -> Callable[[], None]:
+    """Remembers a module's attributes, one container deep; models cache things while they run."""
+    saved = {
+        key: copy.copy(value) if type(value) in (dict, list, set) else value for key, value in module.__dict__.items()
+    }
+
+    def restore() -> None:
+        for key, value in saved.items():
+            current: Any = module.__dict__.get(key)
+            if type(value) is dict and type(current) is dict:
+                if len(current) != len(value) or any(current.get(k) is not v for k, v in value.items()):
+                    current.clear()
+                    current.update(value)
+            elif type(value) in (list, set) and type(current) is type(value):
+                if isinstance(current, list):
+                    current[:] = value
+                else:
+                    current.clear()
+                    current.update(value)
+            else:
+                module.__dict__[key] = value
+        for key in set(module.__dict__) - set(saved):
+            del module.__dict__[key]
+
+    return restore
+
+
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Puts every submodule into eval mode and gives each back the mode it had."""
-    flags = [(module, module.training) for module in model.modules()]
+    """Puts every submodule into eval mode and gives each back its mode, and what it had assigned to itself."""
+    restores = [snapshot(module) for module in model.modules()]
     try:
-        for module, _ in flags:
+        for module in model.modules():
             module.__dict__["training"] = False
         yield
     finally:
-        for module, flag in flags:
-            module.__dict__["training"] = flag
+        for restore in restores:
+            restore()
 
 
 def _is_table(parameter: Tensor) -> bool:

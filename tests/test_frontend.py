@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import NamedTuple
 
 import pytest
 import timm
@@ -256,6 +257,50 @@ def test_plain_tensors_come_along_but_are_not_saved():
     assert list(graph.state_dict()) == list(model.state_dict())
     assert not any(b.is_cpu for b in copy.deepcopy(graph).to("meta").buffers())
     assert list(copy.deepcopy(graph).state_dict()) == list(model.state_dict())
+
+
+class Result(NamedTuple):
+    scores: Tensor
+    parts: list[Tensor]
+
+
+class InPlace(nn.Module):
+    """Changes tensors through views, counts in buffers, and returns a structure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.shifts = nn.ParameterList(nn.Parameter(torch.randn(8)) for _ in range(2))
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x: Tensor, extra: Tensor | None = None, *, scale: float = 2.0) -> dict[str, object]:
+        x = self.layer(x) * scale
+        x.add_(1)
+        view = x[:, 2:4]
+        view += 1
+        x[:, 0] = 0
+        x[:, 5:] *= 3
+        for shift in self.shifts:
+            x = x + shift
+        self.count += 1
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        if extra is not None:
+            x = x + extra
+        return {"result": Result(x.sin(), list(x.chunk(2, 1))), "first": x[0]}
+
+
+def test_changes_in_place_buffers_and_structures():
+    model = InPlace()
+    graph = trace(model, torch.randn(2, 8))
+    assert_same(model, graph, torch.randn(3, 8))
+    before = model.count.clone(), model.mean.clone()
+    out = graph(torch.randn(3, 8))
+    assert isinstance(out["result"], Result)
+    assert graph.count == before[0] + 1
+    assert not torch.equal(graph.mean, before[1])
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(graph))(x), model(x))
 
 
 class NoGrad(nn.Module):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.fx
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from edp_fx.frontend.proxies import ValueProxy
@@ -57,33 +55,6 @@ def find_proxies(value: Any) -> list[ValueProxy]:
     if kind is slice:
         return find_proxies((value.start, value.stop, value.step))
     return []
-
-
-def snapshot(module: nn.Module) -> Callable[[], None]:
-    """Remembers a module's attributes, one container deep; models cache things while they run."""
-    saved = {
-        key: copy.copy(value) if type(value) in (dict, list, set) else value for key, value in module.__dict__.items()
-    }
-
-    def restore() -> None:
-        for key, value in saved.items():
-            current: Any = module.__dict__.get(key)
-            if type(value) is dict and type(current) is dict:
-                if len(current) != len(value) or any(current.get(k) is not v for k, v in value.items()):
-                    current.clear()
-                    current.update(value)
-            elif type(value) in (list, set) and type(current) is type(value):
-                if isinstance(current, list):
-                    current[:] = value
-                else:
-                    current.clear()
-                    current.update(value)
-            else:
-                module.__dict__[key] = value
-        for key in set(module.__dict__) - set(saved):
-            del module.__dict__[key]
-
-    return restore
 
 
 @contextmanager

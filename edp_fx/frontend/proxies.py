@@ -99,7 +99,7 @@ class ValueProxy(fx.Proxy):
         return any(bool(item == one) for one in self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+        self.tracer.create_proxy("call_method", "__setitem__", (self, index, value), {})
 
     def __round__(self, digits: int | None = None) -> Any:
         args = (self,) if digits is None else (self, digits)
@@ -119,6 +119,31 @@ class ValueProxy(fx.Proxy):
 
     def __hash__(self) -> int:
         return id(self)
+
+
+def _in_place(method: str) -> Callable[[ValueProxy, Any], Any]:
+    def call(self: ValueProxy, other: Any) -> Any:
+        if not isinstance(self.value, Tensor):
+            return NotImplemented  # numbers and sizes: Python goes on to the plain operator
+        return self.tracer.create_proxy("call_method", method, (self, other), {})
+
+    return call
+
+
+# Augmented assignment changes a tensor in place, and with it every view of it: the graph must do the same.
+for _operator, _name in {
+    "iadd": "add_",
+    "isub": "sub_",
+    "imul": "mul_",
+    "itruediv": "div_",
+    "ifloordiv": "floor_divide_",
+    "imod": "remainder_",
+    "ipow": "pow_",
+    "iand": "bitwise_and_",
+    "ior": "bitwise_or_",
+    "ixor": "bitwise_xor_",
+}.items():
+    setattr(ValueProxy, f"__{_operator}__", _in_place(_name))
 
 
 class _Method:

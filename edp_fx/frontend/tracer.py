@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from edp_fx.frontend.interception import RecordCalls, patched_factories, snapshot, wrapped_functions_open
+from edp_fx.frontend.interception import RecordCalls, patched_factories, wrapped_functions_open
 from edp_fx.frontend.layers import DROPOUTS, AttentionDropout
 from edp_fx.frontend.propagate import evaluate
 from edp_fx.frontend.proxies import TrainingFlag, ValueProxy
 from edp_fx.frontend.shapes import ShapeMode, shapes_only
-from edp_fx.inputs import COMPUTE_LAYERS
+from edp_fx.inputs import COMPUTE_LAYERS, snapshot
 from edp_fx.pairs import Pair
 from edp_fx.passes.base import Refusal
 
@@ -100,6 +100,7 @@ class ModuleTracer(fx.Tracer):
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of ``root``; every attribute of its modules is as before afterwards."""
         self._names = {id(p): n for n, p in root.named_parameters()} | {id(b): n for n, b in root.named_buffers()}
+        self._buffers = dict(root.named_buffers())
         before = [snapshot(module) for module in root.modules()]
         try:
             for module in root.modules():
@@ -108,10 +109,28 @@ class ModuleTracer(fx.Tracer):
             self._stack.append("")
             with wrapped_functions_open(), patched_factories(self), RecordCalls(self):
                 graph = super().trace(root)
+            self._write_back(graph, root)
         finally:
             for restore in before:
                 restore()
         return graph
+
+    def _write_back(self, graph: fx.Graph, root: nn.Module) -> None:
+        """Buffers that the forward assigned anew are written at the end of the graph."""
+        output = next(iter(reversed(graph.nodes)))
+        for path, module in root.named_modules():
+            for name, value in module._buffers.items():
+                target = f"{path}.{name}" if path else name
+                if type(value) is not ValueProxy or not isinstance(value.value, Tensor):
+                    continue
+                with graph.inserting_before(output):
+                    buffer = graph.create_node("get_attr", target, (), {})
+                    buffer.meta["val"] = self.mode.meta(self._buffers[target])
+                    if value.value.shape != buffer.meta["val"].shape:
+                        graph.erase_node(buffer)  # a cache of another size
+                        continue
+                    written = graph.create_node("call_method", "copy_", (buffer, value.node), {})
+                    written.meta["val"] = buffer.meta["val"]
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """Placeholders for the example inputs; further arguments of ``forward`` are left at their defaults."""
@@ -145,7 +164,10 @@ class ModuleTracer(fx.Tracer):
         if type(a) is TrainingFlag:
             return bool(a)
         lowered = super().create_arg(a)
-        if isinstance(a, Tensor) and isinstance(lowered, fx.Node) and "val" not in lowered.meta:
+        if isinstance(lowered, fx.Node) and "val" not in lowered.meta:
+            if not isinstance(a, Tensor):  # a named tuple, made by a node
+                lowered.meta["val"] = self.evaluate(lowered)
+                return lowered
             lowered.meta["val"] = self.mode.meta(a)
             if str(lowered.target) not in self._names.values():
                 self.constant_values[str(lowered.target)] = a
