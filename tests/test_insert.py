@@ -241,6 +241,27 @@ def test_a_computed_bias_stays_computed():
     assert_same(model, graph, x)
 
 
+class Fixed(nn.Module):
+    """A convolution with a constant, and one whose parameter has a name of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filters", torch.randn(9, 8, 3, 3))
+        self.weights = nn.Parameter(torch.randn(12, 9, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(x, self.filters), self.weights)
+
+
+def test_constants_are_left_alone():
+    model = nn.Sequential(Fixed())
+    x = torch.randn(3, 8, 7, 7)
+    graph, report = inserted(model, x)
+    assert report.rewritten == ["0.weights"]
+    assert "not learned" in report.refused[0].reason
+    assert_same(model, graph, x)
+
+
 class Stubborn(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ weight depends on parameters only. Such a weight is evaluated; what happens to t
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -241,6 +242,9 @@ def _functional_site(gm: fx.GraphModule, node: fx.Node) -> Site:
         site.refusal = "its weight is computed from the input"
         return site
     site.reads = {str(one.target) for one in constants if one.op == "get_attr"}
+    if not any(isinstance(operator.attrgetter(name)(gm), nn.Parameter) for name in site.reads):
+        site.refusal = "its weight is a constant, not learned"
+        return site
     first = sorted(site.reads)[0]
     site.name = first.removesuffix("weight").rstrip("._") or node.name
     # A bias that is itself a parameter goes into the pair; a computed one is added after it.
@@ -297,6 +301,7 @@ def _free_home(gm: fx.GraphModule, name: str, reads: set[str]) -> str:
     try:
         module = gm.get_submodule(name)
     except AttributeError:
-        return name
+        path, _, leaf = name.rpartition(".")
+        return f"{name}_pair" if hasattr(gm.get_submodule(path), leaf) else name
     held = {f"{name}.{leaf}" for leaf in (*module._parameters, *module._buffers, *module._modules)}
     return name if type(module) is nn.Module and held <= reads else f"{name}_pair"

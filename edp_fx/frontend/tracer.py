@@ -205,6 +205,8 @@ class ModuleTracer(fx.Tracer):
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
                 with shapes_only(self.mode):
                     return self.extra_modules[str(node.target)].eval()(*args, **kwargs)
+            if node.op == "get_attr" and node.target in self.constant_values:
+                return self.mode.meta(self.constant_values[str(node.target)])
             if node.target is getattr and node.args[1] == "device":
                 return self.mode.device
             return evaluate(self.root, node, self.mode)
