@@ -163,7 +163,8 @@ class Computed(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        x = F.pad(x, (0, x.shape[-1] % 2 + 1, 0, x.shape[-2] % 2 + 1))
+        height, width = self.weight.shape[-2:]
+        x = F.pad(x, (0, x.shape[-1] % 2 + width // 2, 0, x.shape[-2] % 2 + (height - 1) // 2))
         return F.conv2d(x, weight * self.gain, self.bias, self.stride)
 
 

@@ -124,10 +124,10 @@ def _inline(site: Site, node: fx.Node, module: nn.Module, known: dict[int, Any])
     if isinstance(found, str):
         site.refusal = found
         return
-    graph, inner, site.geometry, site.weight, site.bias, constants = found
+    graph, inner, site.geometry, site.weight, site.bias, constants, literals = found
 
     def rewrite(gm: fx.GraphModule, home: str, pair: Pair) -> None:
-        copies: dict[fx.Node, Any] = {}
+        copies: dict[fx.Node, Any] = dict(literals)
         arguments = list(node.args) + list(node.kwargs.values())
         with gm.graph.inserting_before(node):
             for one in graph.nodes:
@@ -170,9 +170,26 @@ def _trace_layer(node: fx.Node, module: nn.Module) -> Any:
     found = _evaluated(module, inner, layer_arguments(inner), constants)
     if isinstance(found, str):
         return f"{what}: {found}"
-    if any(one.op == "get_attr" and not set(one.users) <= constants | {inner} for one in graph.nodes):
+    literals = _literals(module, graph, inner, constants)
+    if literals is None:
         return f"{what} uses parameters apart from its linear map"
-    return (graph, inner, *found, constants)
+    return (graph, inner, *found, constants, literals)
+
+
+def _literals(module: nn.Module, graph: fx.Graph, inner: fx.Node, constants: set[fx.Node]) -> dict[fx.Node, Any] | None:
+    """Sizes of parameters that the code around the linear map reads, by value; None where it reads more than sizes."""
+    memo: dict[fx.Node, Any] = {}
+    found: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        if node in constants or node is inner:
+            continue
+        for one in node.all_input_nodes:
+            if one in constants:
+                with eval_mode(module), torch.no_grad():
+                    found[one] = _value(module, one, memo)
+                if isinstance(found[one], Tensor):
+                    return None
+    return found
 
 
 def _constants(graph: fx.Graph) -> set[fx.Node]:
