@@ -21,6 +21,9 @@ TOO_SLOW = {
     "byoanet": "local attention at 256 pixels",
     "deepseek_vit": "412 million parameters",
     "gemma4_vit": "167 million parameters",
+    "nasnet": "89 million parameters in 1,500 layers",
+    "pnasnet": "86 million parameters in 1,300 layers",
+    "qwen3_vit": "87 million parameters",
     "vgg": "133 million parameters, most in one layer",
 }
 FAMILIES = [entry for entry in smallest(timm_entries()) if entry.family not in TOO_SLOW]
