@@ -120,6 +120,8 @@ def _is_allowed(home: str, name: str) -> bool:
 
 def check_method(name: Any) -> str:
     """``name`` when it is a tensor method without side effects outside tensors."""
+    if name == "__setitem__":
+        return "__setitem__"
     check_identifier(name, "method")
     known = name in _METHODS or (hasattr(torch.ops.aten, name) and hasattr(torch.Tensor, name))
     if not known or name in _TORCH_REFUSED or name.startswith("_"):
