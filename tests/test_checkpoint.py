@@ -71,7 +71,11 @@ def change(path: Path, tmp_path: Path, edit: Any) -> Path:
 
 
 def node(recipe: dict[str, Any], op: str) -> dict[str, Any]:
-    return next(one for one in recipe["structure"]["nodes"] if one["op"] == op)
+    """The first node of a kind; a method call becomes a function call where one is wanted."""
+    wanted = ("call_function", "call_method") if op == "call_function" else (op,)
+    found = next(one for one in recipe["structure"]["nodes"] if one["op"] in wanted)
+    found["op"] = op
+    return found
 
 
 def layer(recipe: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def test_search_and_click_show_the_group_of_a_layer(browser, resnet50):
     card = find(browser, f'#detail details[data-group="{wide.id}"]')
     for name in (*wide.producers, *wide.consumers):
         assert name in card.text
-    assert "add at" in card.text
+    assert "add_ at" in card.text
     lit = {node.get_attribute("data-layer") for node in browser.find_elements("css selector", ".node.layer.on")}
     assert lit == {*wide.producers, *wide.consumers}
     find(browser, f'#detail details[data-group="{wide.id}"] .members summary').click()
