@@ -210,16 +210,14 @@ def _grouped(
         if inside is not None:
             sweep.freeze(inside, "a part of every group of a grouped convolution")
         if across is None or channel is None:
-            for one in (across, channel):
-                if one is not None:
-                    sweep.freeze(one, "a grouped convolution with inputs that cannot be removed")
+            _freeze_present(sweep, across, channel)
             return None, (None, in_channels)
         by_group = channel.atoms.reshape(groups, per_in)
         weight = across.atoms.reshape(groups, per_in if transposed else per_out)
         sweep.tie(by_group, by_group[:, :1])
         sweep.tie(weight, weight[:, :1])
         sweep.tie(by_group[:, 0], weight[:, 0])
-        _zero_check(sweep, channel, across)
+        _zero_check(sweep, channel)
         return Factor(np.repeat(weight[:, 0], per_out), across.zero), (None, per_in * groups)
     made = w_out
     if w_out is not None and w_out.atoms.size == out_channels:
@@ -228,18 +226,22 @@ def _grouped(
     elif w_out is not None:
         made = Factor(np.tile(w_out.atoms.ravel(), groups), w_out.zero)
     if channel is None or w_in is None:
-        for one in (w_in, channel):
-            if one is not None:
-                sweep.freeze(one, "a grouped convolution with inputs that cannot be removed")
+        _freeze_present(sweep, w_in, channel)
         return made, (None, in_channels)
     by_group = channel.atoms.reshape(groups, per_in)
     sweep.tie(by_group, by_group[:1])
     sweep.tie(by_group, w_in.atoms.reshape((groups, per_in) if w_in.atoms.size == in_channels else (1, per_in)))
-    _zero_check(sweep, channel, w_in)
+    _zero_check(sweep, channel)
     return made, (Factor(by_group.ravel()), in_channels)
 
 
-def _zero_check(sweep: Sweep, channel: Factor, weight: Factor) -> None:
+def _freeze_present(sweep: Sweep, *factors: Factor | None) -> None:
+    for one in factors:
+        if one is not None:
+            sweep.freeze(one, "a grouped convolution with inputs that cannot be removed")
+
+
+def _zero_check(sweep: Sweep, channel: Factor) -> None:
     if not channel.zero:
         sweep.ledger.mark_unzeroed(sweep.where, channel.atoms[channel.atoms != FROZEN])
 
