@@ -46,14 +46,14 @@ def timm_entries() -> list[Entry]:
 
 def torchvision_entries() -> list[Entry]:
     """torchvision's classification and segmentation models, and the backbones of its detection models."""
-    from torchvision.models import detection, list_models, quantization, segmentation, video
+    from torchvision.models import detection, get_model_weights, list_models, quantization, segmentation, video
     from torchvision.models import optical_flow as flow
 
     groups = {"segmentation": list_models(segmentation), "detection": list_models(detection)}
     other = {name for module in (detection, segmentation, quantization, video, flow) for name in list_models(module)}
     groups["classification"] = [name for name in list_models() if name not in other]
     return [
-        Entry(f"torchvision:{name}", f"torchvision.{group}")
+        Entry(f"torchvision:{name}", f"torchvision.{group}", next(iter(get_model_weights(name))).meta["num_params"])
         for group, names in sorted(groups.items())
         for name in names
     ]
@@ -77,8 +77,8 @@ def choose(
     Args:
         names: models by name, of any source.
         pattern: a glob over catalogue names.
-        families: "smallest", one of each family, or "all", everything up to ``max_params``
-            plus one of each family.
+        families: "smallest", one of each timm family, or "all", every timm model up to ``max_params``, one of each
+            family above and every torchvision model.
         max_params: bound for "all"; sizes not recorded pass.
 
     Raises:
@@ -87,17 +87,17 @@ def choose(
     if families not in (None, "smallest", "all"):
         raise ModelError(f"--families {families!r} is not known; choose 'smallest' or 'all'")
     chosen: dict[str, Entry] = {}
-    catalogue = timm_entries() + torchvision_entries() if pattern or families or names else []
+    timm_only = timm_entries()
+    catalogue = timm_only + torchvision_entries()
     known = {entry.name: entry for entry in catalogue}
     for name in names:
         chosen[name] = known.get(name, Entry(name, name.split(":")[0] if ":" in name else "other"))
     if pattern:
         chosen.update({e.name: e for e in catalogue if fnmatchcase(e.name, pattern)})
     if families:
-        timm_only = [e for e in catalogue if not e.name.startswith("torchvision:")]
         chosen.update({e.name: e for e in smallest(timm_only)})
     if families == "all":
-        chosen.update({e.name: e for e in catalogue if e.params <= max_params})
+        chosen.update({e.name: e for e in catalogue if e.params <= max_params or e not in timm_only})
     if not chosen:
         raise ModelError("no model chosen: give names, --filter GLOB or --families smallest|all")
     return sorted(chosen.values(), key=lambda entry: entry.params)  # quick ones first
