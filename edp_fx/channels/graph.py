@@ -244,7 +244,7 @@ class ChannelGraph:
         group_of, element_of = owner
         groups = group_of[components]
         weights = {}
-        for one in np.unique(groups[groups >= 0]).tolist():
+        for one in sorted(set(groups[groups >= 0].tolist())):
             elements = element_of[components[groups == one]]
             weights[one] = np.bincount(elements, minlength=self._by_id[one].size).astype(np.float64)
         return AxisCount(float((groups < 0).sum()), weights)

@@ -117,12 +117,12 @@ def find_groups(view: View, root: nn.Module, index: int = 0) -> list[Group]:
         return []
     of_axis = np.concatenate([np.full(roots.size, k, dtype=np.int64) for k, (_, _, roots) in enumerate(axes)])
     roots = np.concatenate([one for _, _, one in axes])
-    pairs = np.unique(np.stack([roots, of_axis], axis=1), axis=0)
-    starts = np.flatnonzero(np.r_[True, pairs[1:, 0] != pairs[:-1, 0]])
+    touching, place = np.divmod(np.unique(roots * len(axes) + of_axis), len(axes))
+    starts = np.flatnonzero(np.r_[True, touching[1:] != touching[:-1]])
     signatures: dict[tuple[bool, bytes], list[int]] = defaultdict(list)
-    for start, end in zip(starts, np.r_[starts[1:], len(pairs)]):
-        one = int(pairs[start, 0])
-        signatures[(one in view.frozen, pairs[start:end, 1].tobytes())].append(one)
+    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(place)]):
+        one = int(touching[start])
+        signatures[(one in view.frozen, place[start:end].tobytes())].append(one)
     roles = Roles(root)
     first = np.zeros(int(view.component.max()) + 1, dtype=bool)
     first[[components[0] for components in signatures.values()]] = True
@@ -195,12 +195,12 @@ class Roles:
     """What an axis of a parameter is to its layer, from the module that owns it."""
 
     def __init__(self, root: nn.Module) -> None:
-        self.root = root
+        self._modules = dict(root.named_modules(remove_duplicate=False))
 
     def of(self, parameter: str, axis: int) -> str:
         """The role of ``axis`` of ``parameter``, see :class:`Member`."""
         path, _, leaf = parameter.rpartition(".")
-        module = self._module(path)
+        module = self._modules.get(path)
         if isinstance(module, (_ConvNd, nn.Linear)):
             if leaf != "weight":
                 return "affine"
@@ -213,10 +213,4 @@ class Roles:
     def is_rank(self, members: tuple[Member, ...]) -> bool:
         """True for the axis between the basis and the coefficient of one pair."""
         owners = {member.layer.rpartition(".")[0] for member in members}
-        return len(members) >= 2 and len(owners) == 1 and isinstance(self._module(owners.pop()), Pair)
-
-    def _module(self, path: str) -> nn.Module | None:
-        try:
-            return self.root.get_submodule(path)
-        except AttributeError:
-            return None
+        return len(members) >= 2 and len(owners) == 1 and isinstance(self._modules.get(owners.pop()), Pair)
