@@ -88,8 +88,9 @@ def randomize_(model: nn.Module, seed: int = 0) -> None:
     """Replace whatever an initialisation leaves constant, so that equality of two networks means something.
 
     Norm statistics, gammas and betas, layer scales, biases and zero-initialised weights become random,
-    position embeddings, heads and other weights that start almost nil grow to a visible size. Weights of
-    convolutions and linear layers that are already random stay. The same seed gives the same values on every device.
+    position embeddings and tables grow to a visible size, and the weights of layers that start at less than half of
+    the scale that keeps a variance (1/√fan-in) grow to it: through a deep network of smaller ones hardly anything of
+    the input comes out. Other weights stay. The same seed gives the same values on every device.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -116,7 +117,7 @@ def randomize_(model: nn.Module, seed: int = 0) -> None:
                     parameter.copy_(normal(parameter, 0.1))
             elif _is_table(parameter) and not heavy and float(parameter.std()) < 0.1:
                 parameter.copy_(normal(parameter, 0.2))
-            elif heavy and parameter.ndim > 1 and float(parameter.std()) < 0.1 * parameter[0].numel() ** -0.5:
+            elif heavy and parameter.ndim > 1 and float(parameter.std()) < 0.5 * parameter[0].numel() ** -0.5:
                 parameter.copy_(normal(parameter, parameter[0].numel() ** -0.5))
         mean, var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
         if isinstance(mean, Tensor) and isinstance(var, Tensor):

@@ -60,6 +60,12 @@ def test_the_command_writes_and_resumes(tmp_path):
     text = (tmp_path / "coverage.md").read_text()
     assert "| test_convnext | convnext |" in text
     assert "recorded" in said
+    command(models[1], "--stages", "trace,train_step,insert", "--out", str(tmp_path))  # one row grows, the other stays
+    (tmp_path / "coverage.md").unlink()
+    command("--out", str(tmp_path))  # the report alone
+    rows = {r["model"]: r for r in map(json.loads, (tmp_path / "coverage.jsonl").read_text().splitlines())}
+    assert [("train_step" in rows[model]) for model in models] == [False, True]
+    assert "| models | 2 |" in (tmp_path / "coverage.md").read_text()
 
 
 def main_exits(arguments: list[str], code: int = 0) -> None:
@@ -74,7 +80,7 @@ def test_a_model_over_its_time_is_stopped_and_named():
     assert "more than" in record["build"]["reason"]
     assert record["trace"]["reason"] == "not reached"
     assert failures([record]) == [("resnet50", "build", record["build"]["reason"])]
-    assert "more than" in markdown([record], "edp-fx coverage")
+    assert "more than" in markdown([record])
 
 
 def test_a_stage_that_fails_is_a_record_not_a_crash(monkeypatch):

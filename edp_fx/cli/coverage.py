@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +26,12 @@ def coverage(
     max_params: Annotated[float, typer.Option(help="Bound of --families all, in millions of parameters.")] = 100,
     stages: Annotated[str | None, typer.Option(metavar="A,B", help="Stages to run; default: all.")] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write coverage.jsonl and coverage.md; resumes what is there.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write coverage.jsonl and coverage.md; what is recorded there is not run again. Without a choice of "
+            "models only coverage.md is written anew.",
+        ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON lines.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time, one thread each.")] = 1,
@@ -40,21 +46,23 @@ def coverage(
     from edp_fx.coverage.runner import sweep
     from edp_fx.coverage.table import failures, markdown, stage_names, summary
 
-    entries = choose(models or (), filter, families, max_params * 1e6)
     names = _stages(stages)
     path = out / "coverage.jsonl" if out else json_file
-    done = _resume(path, names) if out else {}
-    waiting = [entry for entry in entries if entry.name not in done]
-    records: list[dict[str, Any]] = [done[e.name] for e in entries if e.name in done]
+    recorded = _recorded(path) if out and path else {}
+    chosen = bool(models or filter or families)
+    entries = choose(models or (), filter, families, max_params * 1e6) if chosen or not recorded else []
+    waiting = [entry for entry in entries if not all(name in recorded.get(entry.name, ()) for name in names)]
+    records: list[dict[str, Any]] = [recorded[e.name] for e in entries if e not in waiting]
     if path:
-        _write(path, [*done.values()])
+        _write(path, recorded)
     console = Console(stderr=True)
     if len(waiting) < len(entries):
         console.print(f"{len(entries) - len(waiting)} models are recorded in {path} already")
     for number, record in enumerate(sweep(waiting, names, jobs=jobs, timeout=timeout, memory=memory), 1):
         records.append(record)
+        recorded[record["model"]] = record
         if path:
-            with path.open("a") as file:
+            with path.open("a") as file:  # of two rows of a model the later one counts
                 file.write(json.dumps(record) + "\n")
         seconds = sum(record[name]["seconds"] for name in ("build", *names))
         failed = failures([record])
@@ -65,9 +73,10 @@ def coverage(
             markup=False,
             soft_wrap=True,
         )
-    if out:
-        everything = {**done, **{r["model"]: r for r in records}}
-        (out / "coverage.md").write_text(markdown([*everything.values()], _command(families, filter, out)))
+    if out and path:
+        _write(path, recorded)
+        (out / "coverage.md").write_text(markdown([*recorded.values()]))
+        records = records or [*recorded.values()]
     print(tabulate(_rows(records), headers=["model", "params (M)", *stage_names(records)], floatfmt=".1f"))
     print()
     print(tabulate(summary(records)))
@@ -83,30 +92,21 @@ def _stages(wanted: str | None) -> list[str]:
     return names
 
 
-def _resume(path: Path | None, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Records of an earlier run that have all the stages; a torn last line is dropped."""
-    done: dict[str, dict[str, Any]] = {}
-    if path is None or not path.exists():
-        return done
-    for line in path.read_text().splitlines():
-        try:
+def _recorded(path: Path) -> dict[str, dict[str, Any]]:
+    """The records of earlier runs by model; a torn last line is dropped."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
             record = json.loads(line)
-        except ValueError:
-            continue
-        if all(name in record for name in names):
-            done[record["model"]] = record
-    return done
+            found[record["model"]] = record
+    return found
 
 
-def _write(path: Path, records: list[dict[str, Any]]) -> None:
+def _write(path: Path, records: dict[str, dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-
-
-def _command(families: str | None, filter: str | None, out: Path) -> str:
-    options = f" --families {families}" if families else ""
-    options += f" --filter '{filter}'" if filter else ""
-    return f"edp-fx coverage{options} --out {out}"
+    fresh = path.with_name(path.name + ".tmp")
+    fresh.write_text("".join(json.dumps(record) + "\n" for record in records.values()))
+    fresh.replace(path)
 
 
 def _rows(records: list[dict[str, Any]]) -> list[list[Any]]:
