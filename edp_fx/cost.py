@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edp_fx.channels import ChannelGraph
 from edp_fx.channels.graph import AxisCount, CostSite, Keep
-from edp_fx.channels.sweep import to_meta
+from edp_fx.channels.sweep import take_weights_away
 from edp_fx.errors import BudgetError
-from edp_fx.inputs import normalize
+from edp_fx.inputs import eval_mode, normalize
 from edp_fx.pairs import Pair
 
 METRICS = ("macs", "params")
@@ -222,15 +222,15 @@ def measure(model: nn.Module, example_inputs: Any, latency_runs: int = 0) -> Mea
     """
     inputs = normalize(example_inputs)
     samples = inputs[0].shape[0]
-    meta, _ = to_meta(model)
-    meta.eval()
     shapes = tree_map(lambda x: torch.empty_like(x, device="meta") if isinstance(x, Tensor) else x, inputs)
     counter = FlopCounterMode(display=False)
     memory = _ActivationMemory()
-    with torch.no_grad(), torch.device("meta"), counter:
-        meta(*shapes)
-    with torch.no_grad(), torch.device("meta"), memory:
-        fx.Interpreter(meta).run(*shapes) if isinstance(meta, fx.GraphModule) else meta(*shapes)
+    with eval_mode(model), torch.no_grad(), torch.device("meta"):
+        take_weights_away(model)
+        with counter:
+            model(*shapes)
+        with memory:
+            fx.Interpreter(model).run(*shapes) if isinstance(model, fx.GraphModule) else model(*shapes)
     latency = median_latency(model, inputs, latency_runs) if latency_runs else None
     return Measurement(
         macs=counter.get_total_flops() / 2 / samples,

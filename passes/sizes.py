@@ -15,12 +15,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from edp_fx.channels import ChannelGraph
-from edp_fx.channels.sweep import to_meta
 from edp_fx.errors import PassError
 from edp_fx.frontend.layers import AttentionDropout
+from edp_fx.frontend.shapes import ShapeMode, shapes_only
+from edp_fx.inputs import eval_mode
 
 Masks = dict[int, np.ndarray]
 ARITHMETIC = {
@@ -35,24 +36,10 @@ def repair_sizes(gm: fx.GraphModule, graph: ChannelGraph, masks: dict[str, list[
 
     Raises PassError naming the node where that is impossible.
     """
-    meta, _ = to_meta(gm)
-    assert isinstance(meta, fx.GraphModule)
-    meta.eval()
-    inputs = tree_map(
-        lambda x: torch.empty_like(x, device="meta") if isinstance(x, Tensor) else x, graph.example_inputs
-    )
-    with torch.no_grad(), torch.device("meta"):
-        repairer = _Repairer(meta, graph, masks)
-        repairer.run(*inputs)
+    repairer = _Repairer(gm, graph, masks)
+    with eval_mode(gm), shapes_only(ShapeMode(graph.example_inputs[0].device)):
+        repairer.run(*graph.example_inputs)
     if repairer.changes:
-        ours = {node.name: node for node in gm.graph.nodes}
-        for name, (target, args, kwargs) in repairer.changes.items():
-            node = ours[name]
-            node.target = target
-            if node.op == "call_method" and not isinstance(target, str):
-                node.op = "call_function"
-            node.args = fx.map_arg(args, lambda n: ours[n.name])
-            node.kwargs = fx.map_arg(kwargs, lambda n: ours[n.name])
         gm.graph.eliminate_dead_code()
     return list(repairer.changes)
 
@@ -64,7 +51,7 @@ class _Repairer(fx.Interpreter):
         self.shapes = graph.node_shapes
         self.scalars = graph.node_scalars
         self.masks = masks
-        self.changes: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {}
+        self.changes: dict[str, None] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op in ("call_function", "call_method"):
@@ -118,13 +105,13 @@ class _Repairer(fx.Interpreter):
     def change(
         self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, target: Any = None
     ) -> None:
-        """Give ``node`` other arguments (and another target), here and in the graph being repaired."""
+        """Give ``node`` other arguments (and another target)."""
         if target is not None:
             node.target = target
             if node.op == "call_method" and not isinstance(target, str):
                 node.op = "call_function"
         node.args, node.kwargs = args, dict(node.kwargs if kwargs is None else kwargs)
-        self.changes[node.name] = (node.target, node.args, node.kwargs)
+        self.changes[node.name] = None
 
     def _input_masks(self, node: fx.Node) -> list[Masks]:
         return [masks for one in node.all_input_nodes for masks in self.masks.get(one.name, [])] + self.masks.get(

@@ -6,7 +6,6 @@ to the same few dozen operations. See :mod:`edp_fx.channels.rules` for what each
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from edp_fx.channels.atoms import Grid, Ledger, Where
 from edp_fx.channels.labels import Factor, Labels, drop_trivial, repeats_along, vector
 from edp_fx.errors import AnalysisError
 from edp_fx.frontend.shapes import call_key, empty_again
+from edp_fx.inputs import eval_mode
 
 
 class Sweep(TorchDispatchMode):
@@ -126,26 +126,60 @@ class Sweep(TorchDispatchMode):
     # -- running -------------------------------------------------------------------------------------------
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from edp_fx.channels.rules import apply_rule
+        from edp_fx.channels.rules import apply_rule, is_pointwise
 
         kwargs = kwargs or {}
-        out = self._shapes(func, args, kwargs)
+        out = self._shapes(func, args, kwargs, is_pointwise(func))
         self.where = Where(self.where.node, str(func))
         apply_rule(self, func, args, kwargs, out)
         return out
 
-    def _shapes(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _shapes(self, func: Any, args: Any, kwargs: Any, pointwise: bool) -> Any:
         """The result without data. Networks repeat themselves, and some operations are slow even without data."""
         if func._schema.is_mutable:
-            return func(*args, **kwargs)
+            return args[0] if pointwise and func._schema.name.endswith("_") else func(*args, **kwargs)
+        shortcut = SHORTCUTS.get(func.overloadpacket)
+        if shortcut is not None:
+            return shortcut(*args)
+        like = _one_shape(args, kwargs) if pointwise and "memory_format" not in kwargs else None
+        if like is not None:  # only the type is left to find out, and that on as little as can be
+            args, kwargs = tree_map_only(Tensor, _tiny, (args, kwargs))
         try:
             key = (func, call_key(args), *((name, call_key(value)) for name, value in kwargs.items()))
             known = self._results.get(key)
         except TypeError:
-            return func(*args, **kwargs)
+            known, key = None, None
         if known is None:
-            known = self._results[key] = func(*args, **kwargs)
-        return empty_again(known)
+            known = func(*args, **kwargs)
+            if key is not None:
+                self._results[key] = known
+        if like is not None:
+            return torch.empty_like(like, dtype=known.dtype)
+        return known if key is None else empty_again(known)
+
+
+def _one_shape(args: Any, kwargs: Any) -> Tensor | None:
+    """A tensor that all tensors of a call are shaped and strided like; None where they differ."""
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if tensors and all(t.shape == tensors[0].shape and t.stride() == tensors[0].stride() for t in tensors):
+        return tensors[0]
+    return None
+
+
+def _tiny(tensor: Tensor) -> Tensor:
+    return torch.empty((1,) * min(tensor.ndim, 1), dtype=tensor.dtype, device="meta")
+
+
+def _batch_norm(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+
+
+# These run as Python decompositions of a dozen operations each; no rule reads the statistics they also give.
+SHORTCUTS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.native_batch_norm: _batch_norm,
+    torch.ops.aten._native_batch_norm_legit_no_training: _batch_norm,
+    torch.ops.aten.cudnn_batch_norm: _batch_norm,
+}
 
 
 class _Runner(fx.Interpreter):
@@ -175,42 +209,35 @@ class _Runner(fx.Interpreter):
         return result
 
 
-def to_meta(gm: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A structural copy of ``gm`` on the meta device, no weight copied.
+def take_weights_away(model: nn.Module) -> dict[str, Tensor]:
+    """Put meta tensors in the places of every parameter, buffer and plain tensor attribute of ``model``.
 
-    Returns the copy and its meta tensors by state name. A tensor under several names has the first.
+    Inside :func:`edp_fx.inputs.eval_mode`, which gives everything back: a copy would take longer than the run.
+
+    Returns the meta tensors by state name; a tensor under several names has the first.
     """
-    memo: dict[int, Any] = {}
+    metas: dict[int, Tensor] = {}
     named: dict[str, Tensor] = {}
 
-    def add(real: Tensor, make: Callable[[Tensor], Tensor], name: str | None) -> None:
-        if id(real) in memo:
-            return
-        memo[id(real)] = make(real)
-        if name is not None:
-            named[name] = memo[id(real)]
+    def meta(real: Tensor) -> Tensor:
+        if id(real) not in metas:
+            empty = torch.empty_like(real, device="meta")
+            metas[id(real)] = nn.Parameter(empty, requires_grad=False) if isinstance(real, nn.Parameter) else empty
+        return metas[id(real)]
 
-    for name, parameter in gm.named_parameters():
-        add(parameter, lambda p: nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False), name)
-    for name, buffer in gm.named_buffers():
-        add(buffer, lambda b: torch.empty_like(b, device="meta"), name)
-    for module in gm.modules():  # plain tensor attributes, also inside lists and dicts
-        for value in tree_flatten({k: v for k, v in vars(module).items() if not k.startswith("_")})[0]:
-            if isinstance(value, Tensor):
-                add(value, lambda t: torch.empty_like(t, device="meta"), None)
-    duplicate: nn.Module
-    if isinstance(gm, fx.GraphModule):  # example values of nodes are not part of the copy
-        metas = {node: node.meta for node in gm.graph.nodes}
-        try:
-            for node in metas:
-                node.meta = {}
-            duplicate = copy.deepcopy(gm, memo)
-        finally:
-            for node, meta in metas.items():
-                node.meta = meta
-    else:
-        duplicate = copy.deepcopy(gm, memo)
-    return duplicate, named
+    modules = list(model.named_modules())
+    for table in ("_parameters", "_buffers"):
+        for path, module in modules:
+            for leaf, value in getattr(module, table).items():
+                if value is not None:
+                    if id(value) not in metas:
+                        named[f"{path}.{leaf}" if path else leaf] = meta(value)
+                    getattr(module, table)[leaf] = meta(value)
+    for _, module in modules:
+        for key, value in vars(module).items():  # also inside lists and dicts
+            if isinstance(value, (Tensor, list, tuple, dict)) and not key.startswith("_"):
+                module.__dict__[key] = tree_map_only(Tensor, meta, value)
+    return named
 
 
 def run_sweep(gm: fx.GraphModule, example_inputs: tuple[Any, ...], heads: str) -> Sweep:
@@ -218,16 +245,13 @@ def run_sweep(gm: fx.GraphModule, example_inputs: tuple[Any, ...], heads: str) -
 
     Raises :class:`AnalysisError` naming the node where the graph does not run on such inputs.
     """
-    duplicate, named = to_meta(gm)
-    duplicate.eval()
     sweep = Sweep(heads)
-    for name, meta in named.items():
-        sweep.birth(name, meta)
-    inputs = tree_map(
-        lambda x: torch.empty_like(x, device="meta") if isinstance(x, Tensor) else x, tuple(example_inputs)
-    )
-    with torch.no_grad(), torch.device("meta"), sweep:
-        result = _Runner(duplicate, sweep).run(*inputs)  # type: ignore[arg-type]
+    inputs = tree_map_only(Tensor, lambda x: torch.empty_like(x, device="meta"), tuple(example_inputs))
+    with eval_mode(gm):
+        for name, meta in take_weights_away(gm).items():
+            sweep.birth(name, meta)
+        with torch.no_grad(), torch.device("meta"), sweep:
+            result = _Runner(gm, sweep).run(*inputs)
         sweep.where = Where("output", "output")
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):

@@ -26,12 +26,20 @@ Rule = Callable[..., None]
 RULES: dict[Any, Rule] = {**MOVEMENT, **NORMALISE, **PRODUCT, **SPATIAL, **POINTWISE_EXTRA}
 
 
+def rule_of(func: Any) -> Rule | None:
+    """The rule of an operation; torch's own tag says what else is pointwise."""
+    rule = RULES.get(func.overloadpacket)
+    return pointwise if rule is None and torch.Tag.pointwise in func.tags else rule
+
+
+def is_pointwise(func: Any) -> bool:
+    """Whether an operation gives one tensor, each number of which comes from the numbers at its own place."""
+    return rule_of(func) is pointwise and len(func._schema.returns) == 1
+
+
 def apply_rule(sweep: Sweep, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Label the outputs of ``func(*args, **kwargs)`` and write down what it ties and freezes."""
-    packet = func.overloadpacket
-    rule = RULES.get(packet)
-    if rule is None and torch.Tag.pointwise in func.tags:
-        rule = pointwise
+    rule = rule_of(func)
     if rule is not None:
         if rule in (pointwise, expand) or _has_labels(sweep, args, kwargs):
             rule(sweep, func, args, kwargs, out)

@@ -1,0 +1,109 @@
+"""Seconds of the channel analysis against the size of the graph, on one thread.
+
+    python benchmarks/analysis.py [--models resnet50,…] [--out FILE.csv] [--plot FILE.svg]
+
+For each network: trace once, then the median over several analyses, in seconds of processor time (on one thread the
+wall clock of an idle machine; it does not count what others do). A straight line through the origin is fitted to
+seconds over nodes (least squares of the logarithms' offset), and the plot shows both axes logarithmic: a slope of 1 is
+linear. Rows in the file are kept, so the script goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import edp_fx
+from edp_fx.models import load_model
+
+MODELS = (
+    "resnet18,resnet50,resnet152,densenet121,densenet201,mobilenetv3_large_100,efficientnet_b0,efficientnet_b5,hrnet_w18,"
+    "res2net50_26w_4s,convnext_tiny,convnext_base,regnety_032,vit_tiny_patch16_224,vit_base_patch16_224,"
+    "swin_tiny_patch4_window7_224,swin_base_patch4_window7_224,davit_tiny,maxvit_tiny_tf_224,nfnet_f0,coatnet_0_rw_224,"
+    "xcit_tiny_12_p16_224,volo_d1_224,levit_256,mobilevitv2_100,cait_s24_224,inception_v4,dpn92,hiera_tiny_224,tresnet_m"
+)
+COLUMNS = ("model", "nodes", "params", "groups", "seconds", "torch")
+
+
+def measure(name: str, repeats: int) -> dict[str, object]:
+    """The row of one network."""
+    loaded = load_model(name)
+    gm = edp_fx.trace(loaded.model, loaded.example_inputs)
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.process_time()
+        graph = edp_fx.analyze(gm, loaded.example_inputs)
+        seconds.append(time.process_time() - started)
+    return {
+        "model": name,
+        "nodes": len(gm.graph.nodes),
+        "params": sum(p.numel() for p in gm.parameters()),
+        "groups": len(graph.groups),
+        "seconds": round(statistics.median(seconds[1:]), 4),
+        "torch": torch.__version__,
+    }
+
+
+def exponent(rows: list[dict[str, str]]) -> float:
+    """The power of the number of nodes that the seconds grow with."""
+    nodes, seconds = (np.log([float(row[key]) for row in rows]) for key in ("nodes", "seconds"))
+    return float(np.polyfit(nodes, seconds, 1)[0])
+
+
+def plot(rows: list[dict[str, str]], path: Path) -> None:
+    """Seconds over nodes, both logarithmic, with the line of equal seconds a node."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "edp_fx"
+    from matplotlib import pyplot
+
+    nodes, seconds = (np.array([float(row[key]) for row in rows]) for key in ("nodes", "seconds"))
+    rate = float(np.exp(np.mean(np.log(seconds / nodes))))
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
+    axes.loglog(nodes, seconds, "o", ms=4)
+    ends = np.array([nodes.min(), nodes.max()])
+    axes.loglog(ends, rate * ends, lw=1, color="0.5", label=f"{1e3 * rate:.2f} ms a node")
+    for row in sorted(rows, key=lambda row: float(row["seconds"]))[-4:]:
+        axes.annotate(row["model"], (float(row["nodes"]), float(row["seconds"])), fontsize=7, ha="right", va="bottom")
+    axes.set(xlabel="nodes of the graph", ylabel="seconds of analysis, one thread")
+    axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Measure what is missing, then draw."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/analysis.csv"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/analysis.svg"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    known = {row["model"] for row in csv.DictReader(arguments.out.open())} if arguments.out.exists() else set()
+    for name in arguments.models.split(","):
+        if name in known:
+            continue
+        row = measure(name, arguments.repeats)
+        with arguments.out.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+        print(row, flush=True)
+    with arguments.out.open() as file:
+        rows = list(csv.DictReader(file))
+    plot(rows, arguments.plot)
+    print(f"seconds grow with nodes to the power {exponent(rows):.2f} over {len(rows)} networks")
+
+
+if __name__ == "__main__":
+    main()
