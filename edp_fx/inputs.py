@@ -3,7 +3,6 @@ something."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,29 +39,33 @@ def normalize(example_inputs: Any) -> tuple[Tensor, ...]:
 
 def snapshot(module: nn.Module) -> Callable[[], None]:
     """Remembers a module's attributes, one container deep; models cache things while they run."""
-    saved = {
-        key: copy.copy(value) if type(value) in (dict, list, set) else value for key, value in module.__dict__.items()
-    }
+    state = module.__dict__
+    saved = state.copy()
+    contents: list[tuple[Any, Any]] = [(v, v.copy()) for v in saved.values() if type(v) in (dict, list, set)]
 
     def restore() -> None:
+        for container, before in contents:
+            if not container and not before:
+                continue
+            if isinstance(container, list):
+                container[:] = before
+            elif not _same(container, before):
+                container.clear()
+                container.update(before)
         for key, value in saved.items():
-            current: Any = module.__dict__.get(key)
-            if type(value) is dict and type(current) is dict:
-                if len(current) != len(value) or any(current.get(k) is not v for k, v in value.items()):
-                    current.clear()
-                    current.update(value)
-            elif type(value) in (list, set) and type(current) is type(value):
-                if isinstance(current, list):
-                    current[:] = value
-                else:
-                    current.clear()
-                    current.update(value)
-            else:
-                module.__dict__[key] = value
-        for key in set(module.__dict__) - set(saved):
-            del module.__dict__[key]
+            if state.get(key) is not value:
+                state[key] = value
+        for key in state.keys() - saved.keys():
+            del state[key]
 
     return restore
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two dictionaries or sets hold the very same objects."""
+    if isinstance(one, set):
+        return one == other
+    return len(one) == len(other) and all(value is other.get(key) for key, value in one.items())
 
 
 @contextmanager

@@ -235,9 +235,14 @@ def take_weights_away(model: nn.Module) -> dict[str, Tensor]:
                     getattr(module, table)[leaf] = meta(value)
     for _, module in modules:
         for key, value in vars(module).items():  # also inside lists and dicts
-            if isinstance(value, (Tensor, list, tuple, dict)) and not key.startswith("_"):
+            if isinstance(value, (Tensor, list, tuple, dict)) and not key.startswith("_") and not _plain(value):
                 module.__dict__[key] = tree_map_only(Tensor, meta, value)
     return named
+
+
+def _plain(value: Any) -> bool:
+    """A short cut for what most attributes are: a few numbers."""
+    return isinstance(value, (list, tuple)) and all(type(one) in (int, float, str, bool) for one in value)
 
 
 def run_sweep(gm: fx.GraphModule, example_inputs: tuple[Any, ...], heads: str) -> Sweep:
