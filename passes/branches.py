@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from edp_fx.frontend.normal_form import is_impure
 from edp_fx.passes.base import Pass, PassReport, PassResult
 from edp_fx.passes.constants import _POINTWISE, _module
 
@@ -36,9 +37,10 @@ class RemoveDeadBranches(Pass):
                 kept = [one for one in node.args if one not in zero]
                 if len(kept) == 1 and isinstance(kept[0], fx.Node) and _shape(kept[0]) == _shape(node) is not None:
                     node.replace_all_uses_with(kept[0])
+                    gm.graph.erase_node(node)
                     report.rewritten.append(node.name)
         if report.rewritten:
-            gm.graph.eliminate_dead_code()
+            gm.graph.eliminate_dead_code(lambda node: node.op != "call_module" and is_impure(node))
             gm.delete_all_unused_submodules()
             gm.recompile()
         return PassResult(gm, bool(report.rewritten), report)

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from edp_fx.channels import ChannelGraph
 from edp_fx.errors import PassError
 from edp_fx.frontend.layers import AttentionDropout
+from edp_fx.frontend.normal_form import remove_dead_code
 from edp_fx.frontend.shapes import ShapeMode, shapes_only
 from edp_fx.inputs import eval_mode
 
@@ -40,7 +41,7 @@ def repair_sizes(gm: fx.GraphModule, graph: ChannelGraph, masks: dict[str, list[
     with eval_mode(gm), shapes_only(ShapeMode(graph.example_inputs[0].device)):
         repairer.run(*graph.example_inputs)
     if repairer.changes:
-        gm.graph.eliminate_dead_code()
+        remove_dead_code(gm.graph)
     return list(repairer.changes)
 
 
@@ -57,7 +58,7 @@ class _Repairer(fx.Interpreter):
         if n.op in ("call_function", "call_method"):
             self._pin(n)
         repair = REPAIRS.get(self._kind(n))
-        if repair is not None and any(self._input_masks(n)):
+        if repair is not None:  # also where nothing of the tensor goes: a size may come from a tensor that shrinks
             repair(self, n)
         try:
             result = super().run_node(n)
@@ -113,11 +114,6 @@ class _Repairer(fx.Interpreter):
         node.args, node.kwargs = args, dict(node.kwargs if kwargs is None else kwargs)
         self.changes[node.name] = None
 
-    def _input_masks(self, node: fx.Node) -> list[Masks]:
-        return [masks for one in node.all_input_nodes for masks in self.masks.get(one.name, [])] + self.masks.get(
-            node.name, []
-        )
-
     def _pin(self, node: fx.Node) -> None:
         """A number from a size that changed, multiplied into a tensor (an attention scale), keeps its value."""
         if node.target not in ARITHMETIC or not self.shapes.get(node.name):
@@ -152,7 +148,8 @@ def _unflatten(run: _Repairer, node: fx.Node) -> None:
     start = run.value(dim) % run.rank(node)
     want = run.predicted(node)[0][start : start + len(sizes)]
     new = tuple(size if run.value(size) in (right, -1) else right for size, right in zip(sizes, want))
-    run.change(node, (node.args[0], dim, new), {})
+    if new != tuple(sizes):
+        run.change(node, (node.args[0], dim, new), {})
 
 
 def _split(run: _Repairer, node: fx.Node) -> None:

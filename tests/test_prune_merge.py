@@ -144,6 +144,35 @@ def test_dead_branches_go() -> None:
     assert "layer2.0.conv1" not in dict(small.named_modules())
 
 
+class Written(nn.Module):
+    """Sizes taken from a tensor of other channels, and a table filled in place, as some attention modules do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.qk, self.place = nn.Linear(6, 16), nn.Linear(16, 32), nn.Linear(1, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        batch, count, channels = x.shape
+        q, k = self.qk(x).reshape(batch, count, 2, 4, channels // 4).permute(2, 0, 3, 1, 4).unbind(0)
+        table = torch.zeros(count, count, 1, dtype=x.dtype)
+        table[..., 0] = torch.arange(count)
+        return (q @ k.transpose(-2, -1)).softmax(-1) + self.place(table).permute(2, 0, 1)
+
+
+def test_each_group_alone_goes_where_sizes_come_from_other_channels() -> None:
+    model = Written().eval()
+    randomize_(model)
+    x, other = torch.randn(2, 5, 6, dtype=torch.float64), torch.randn(3, 5, 6, dtype=torch.float64)
+    gm = edp_fx.trace(model.double(), x)
+    graph = analyze(gm, x)
+    assert len(graph.prunable) == 2
+    for group in graph.prunable:
+        keep = {group.id: np.arange(group.size) % 2 == 0}
+        masked = oracle.masked_run(gm, graph, keep, (other,))
+        assert oracle.difference(masked, oracle.pruned_run(gm, graph, keep, (other,))) < 1e-9, group.name
+
+
 def test_folded_batch_norm() -> None:
     gm, x = pairs_of("resnet10t", 64)
     small = prune_and_merge(gm, x, fold=True)

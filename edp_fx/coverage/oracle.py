@@ -19,12 +19,17 @@ aten = torch.ops.aten
 Inputs = tuple[Any, ...]
 
 
-def random_keep(graph: ChannelGraph, seed: int, share: float = 0.5, exact_only: bool = False) -> dict[int, np.ndarray]:
-    """A random keep-set: about ``share`` of the elements of every prunable group, at least one, at least one gone."""
+def random_keep(
+    graph: ChannelGraph, seed: int, share: float = 0.5, exact_only: bool = False, groups: float = 1.0
+) -> dict[int, np.ndarray]:
+    """A random keep-set: about ``share`` of the elements of prunable groups, at least one, at least one gone.
+
+    ``groups``: the share of the groups that lose elements; what is tied to none of them must not notice.
+    """
     rng = np.random.default_rng(seed)
     keep = {}
     for group in graph.prunable:
-        if exact_only and not group.exact:
+        if (exact_only and not group.exact) or (groups < 1 and rng.random() >= groups):
             continue
         kept = rng.random(group.size) < share
         kept[rng.integers(group.size)] = True
