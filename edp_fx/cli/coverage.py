@@ -60,9 +60,9 @@ def coverage(
         console.print(f"{len(entries) - len(waiting)} models are recorded in {path} already")
     for number, record in enumerate(sweep(waiting, names, jobs=jobs, timeout=timeout, memory=memory), 1):
         records.append(record)
-        recorded[record["model"]] = record
+        recorded[record["model"]] = {**recorded.get(record["model"], {}), **record}
         if path:
-            with path.open("a") as file:  # of two rows of a model the later one counts
+            with path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
         seconds = sum(record[name]["seconds"] for name in ("build", *names))
         failed = failures([record])
@@ -93,12 +93,12 @@ def _stages(wanted: str | None) -> list[str]:
 
 
 def _recorded(path: Path) -> dict[str, dict[str, Any]]:
-    """The records of earlier runs by model; a torn last line is dropped."""
+    """The records of earlier runs by model, later rows of a model over earlier ones; a torn last line is dropped."""
     found: dict[str, dict[str, Any]] = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
             record = json.loads(line)
-            found[record["model"]] = record
+            found[record["model"]] = {**found.get(record["model"], {}), **record}
     return found
 
 
