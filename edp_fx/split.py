@@ -48,7 +48,10 @@ def _eigenvectors(gram: Tensor) -> Tensor:
 
     Solvers leave an error that grows with the size; one Newton-Schulz step takes it back to rounding.
     """
-    vectors = torch.linalg.eigh(gram).eigenvectors.flip(-1)
+    try:
+        vectors = torch.linalg.eigh(gram).eigenvectors.flip(-1)
+    except torch.linalg.LinAlgError:  # in float32 some matrices with many zero rows do not converge
+        vectors = torch.linalg.eigh(gram.double()).eigenvectors.flip(-1).to(gram.dtype)
     error = vectors.mT @ vectors
     error.diagonal(dim1=-2, dim2=-1).sub_(1)
     return vectors - 0.5 * (vectors @ error)
