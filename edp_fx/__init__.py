@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edp_fx.cost import measure
     from edp_fx.errors import EdpError
     from edp_fx.frontend import trace
+    from edp_fx.latency import LatencyTable
     from edp_fx.lowering import lower
     from edp_fx.passes.insert import insert
     from edp_fx.passes.prune_and_merge import prune_and_merge
@@ -27,6 +28,7 @@ _HOMES = {
     "ChannelGraph": "edp_fx.channels",
     "Compressor": "edp_fx.train",
     "EdpError": "edp_fx.errors",
+    "LatencyTable": "edp_fx.latency",
     "analyze": "edp_fx.channels",
     "compress": "edp_fx.pipeline",
     "insert": "edp_fx.passes.insert",
@@ -43,6 +45,7 @@ __all__ = [
     "ChannelGraph",
     "Compressor",
     "EdpError",
+    "LatencyTable",
     "analyze",
     "compress",
     "insert",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from edp_fx.errors import BudgetError, EdpError, LoweringError
+from edp_fx.errors import BudgetError, EdpError
 from edp_fx.train.budget import Budget
 from edp_fx.train.recipe import Recipe
 
@@ -50,6 +50,7 @@ class Job:
         baseline: also train the dense network.
         target: ``tensorrt-rtx``, ``tensorrt``, ``onnxruntime`` or ``onnx``; chosen by the machine where None.
         precision: of the engine.
+        runtime: what a budget of latency is measured on: ``onnxruntime``, ``torch`` or ``tensorrt``.
         overwrite: replace the results of a former run in ``out``.
         resume: go on with an interrupted run in ``out``.
     """
@@ -69,6 +70,8 @@ class Job:
     importance: str = "taylor"
     floor: float = 0.15
     allow_inexact: bool = False
+    align: int = 1
+    runtime: str = "onnxruntime"
     teacher: str | None = None
     target: str | None = None
     precision: str = "fp32"
@@ -83,17 +86,17 @@ class Job:
             EdpError: says which option is wrong and what to do.
         """
         from edp_fx.data import check_spec
+        from edp_fx.lowering.choice import choose_target
         from edp_fx.train.compressor import POLICIES
         from edp_fx.train.importance import make_importance
 
-        if self.budget is not None and self.budget.value > 1:
-            raise BudgetError(
-                f"--{self.budget.metric} {self.budget.value:g}: give a share of the dense network in (0, 1]"
-            )
+        if self.budget is not None and self.budget.value > 1 and self.budget.metric != "latency":
+            asked = f"--{self.budget.metric} {self.budget.value:g}"
+            raise BudgetError(f"{asked}: give a share of the dense network in (0, 1]")
         if self.policy not in POLICIES:
             raise BudgetError(f"--policy {self.policy}: unknown; take one of {', '.join(POLICIES)}")
         if self.policy == "budget" and self.budget is None:
-            raise BudgetError("give a budget: --macs or --params, a share in (0, 1]")
+            raise BudgetError("give a budget: --macs, --params or --latency, a share in (0, 1]")
         make_importance(self.importance)
         check_spec(self.data)
         check_directory(self.out, overwrite=self.overwrite, resume=self.resume)
@@ -109,32 +112,6 @@ def check_directory(out: Path, *, overwrite: bool, resume: bool) -> None:
         raise EdpError(f"--resume: nothing to go on with in {out}")
     if occupied and not (overwrite or resume):
         raise EdpError(f"--out {out}: not empty; --overwrite replaces the results in it, --resume goes on with them")
-
-
-def choose_target(target: str | None) -> str:
-    """The lowering target, known to be usable here.
-
-    Raises:
-        LoweringError: the target is unknown or its package is missing.
-    """
-    import importlib.util
-
-    from edp_fx.lowering.api import TARGETS
-
-    packages = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
-    if target is None:
-        order = ("tensorrt", "tensorrt-rtx") if torch.cuda.is_available() else ("tensorrt-rtx",)
-        for name in order:
-            if importlib.util.find_spec(packages[name]) is not None:
-                return name
-        target = order[-1]
-    if target not in TARGETS:
-        raise LoweringError(f"--target {target}: unknown; take one of {', '.join(TARGETS)}")
-    if target in packages and importlib.util.find_spec(packages[target]) is None:
-        raise LoweringError(
-            f"--target {target}: not installed; pip install 'edp_fx[{target}]', or take --target onnxruntime"
-        )
-    return target
 
 
 class Runner:
@@ -156,9 +133,11 @@ class Runner:
                 to be good.
         """
         from edp_fx.cost import measure
+        from edp_fx.latency import LatencyTable
         from edp_fx.pipeline import compress
 
         job = self.job
+        table = LatencyTable(job.runtime) if job.budget and job.budget.metric == "latency" else None
         started = time.perf_counter()
         data, loaded = self._load()
         teacher = self._teacher(data) if job.teacher else None
@@ -183,6 +162,8 @@ class Runner:
             importance=job.importance,
             floor=job.floor,
             allow_inexact=job.allow_inexact,
+            align=job.align,
+            latency_table=table,
             insert_options=job.insert_options,
             teacher=teacher,
             directory=job.out,
@@ -327,6 +308,7 @@ class Runner:
         report = {
             **columns,
             "budget": {job.budget.metric: job.budget.value} if job.budget else None,
+            "latency_budget_ms": run.get("latency_ms"),
             "macs_ratio": columns["compressed"]["macs"] / columns["dense"]["macs"],
             "epochs": job.recipe.epochs,
             "seed": job.recipe.seed,

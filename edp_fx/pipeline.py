@@ -13,6 +13,7 @@ from torch import fx, nn
 from edp_fx.errors import BudgetError, TrainingError
 from edp_fx.frontend import trace
 from edp_fx.inputs import normalize
+from edp_fx.latency import LatencyTable
 from edp_fx.passes.insert import insert
 from edp_fx.train import Budget, Compressor, Importance, Recipe, Strength, Trainer, Watcher
 
@@ -33,6 +34,8 @@ def compress(
     strength: float = 1e-3,
     floor: float = 0.15,
     allow_inexact: bool = False,
+    align: int = 1,
+    latency_table: LatencyTable | None = None,
     insert_options: dict[str, Any] | None = None,
     teacher: nn.Module | None = None,
     directory: str | Path | None = None,
@@ -51,7 +54,8 @@ def compress(
             where that is given.
         macs: budget as a share (0, 1] of the dense network's multiply-accumulates, or an amount above 1.
         params: likewise of the parameters.
-        latency: likewise of the milliseconds.
+        latency: likewise of the milliseconds, as ``latency_table`` measures layers; what the end network really
+            measures may differ and is in the record.
         example_inputs: a tensor or tuple; two images of the loader where None.
         val_loader: judged after every epoch.
         recipe: how to train.
@@ -60,6 +64,8 @@ def compress(
         strength: λ of the policy ``lambda``, for ranks and channels.
         floor: share of each group of channels or ranks that stays in any case, where the budget allows.
         allow_inexact: also prune channels whose removal is not exact.
+        align: keep a multiple of so many channels and ranks in every group of more, within the budget.
+        latency_table: for a budget of latency; onnxruntime on one thread, one image, where None.
         insert_options: options of :func:`edp_fx.insert`.
         teacher: a network to distil from in the same run.
         directory: where checkpoints and metrics go.
@@ -70,7 +76,8 @@ def compress(
 
     Returns:
         The compact network. ``meta["edp_fx.run"]`` holds the record of the run: ``macs`` (share of the dense
-        network), ``max_rel_diff`` of pruning and merging, ``events`` and ``refused``.
+        network), ``max_rel_diff`` of pruning and merging, ``events``, ``refused``, and for a budget of latency
+        ``latency_ms``: ``dense``, ``target``, ``predicted`` and ``measured``.
 
     Raises:
         EdpError: the model does not trace, the budget cannot be reached, training cannot go on.
@@ -89,7 +96,7 @@ def compress(
     if recipe.epochs == 0:
         if budget is None:
             raise BudgetError("without training a budget is needed: macs=, params= or latency=")
-        compressor = truncate(gm, inputs, budget, train_loader)
+        compressor = truncate(gm, inputs, budget, train_loader, align=align, latency_table=latency_table)
         if before_writing is not None:
             before_writing()
         return _described(compressor)
@@ -107,6 +114,8 @@ def compress(
             strength=Strength(strength, strength),
             floor=floor,
             allow_inexact=allow_inexact,
+            align=align,
+            latency_table=latency_table,
         )
 
     trainer = Trainer(
@@ -128,7 +137,13 @@ def compress(
 
 
 def truncate(
-    gm: fx.GraphModule, example_inputs: Any, budget: Budget, calibration: Iterable[Any] | None = None
+    gm: fx.GraphModule,
+    example_inputs: Any,
+    budget: Budget,
+    calibration: Iterable[Any] | None = None,
+    *,
+    align: int = 1,
+    latency_table: LatencyTable | None = None,
 ) -> Compressor:
     """Reach the budget without training, by cutting the smallest singular values; returns a finished
     compressor.
@@ -138,6 +153,7 @@ def truncate(
         example_inputs: a tensor or tuple.
         budget: what the result may cost.
         calibration: batches whose images weight the singular values by what the layers really see.
+        align, latency_table: as of :class:`Compressor`.
 
     Raises:
         BudgetError: ranks alone cannot reach the budget.
@@ -145,7 +161,15 @@ def truncate(
     from edp_fx.train.calibrate import whiten
 
     measure: str | Importance = "singular" if calibration is None else whiten(gm, calibration)
-    compressor = Compressor(gm, example_inputs, budget=budget, kinds=("rank",), importance=measure)
+    compressor = Compressor(
+        gm,
+        example_inputs,
+        budget=budget,
+        kinds=("rank",),
+        importance=measure,
+        align=align,
+        latency_table=latency_table,
+    )
     compressor.finish()
     return compressor
 
@@ -160,6 +184,17 @@ def _described(compressor: Compressor) -> fx.GraphModule:
         "refused": compressor.refused,
         "layers": compressor.layers(),
     }
+    table = compressor.cost.table
+    if compressor.metric == "latency" and table is not None:
+        gm.meta["edp_fx.run"]["latency_ms"] = {
+            "runtime": table.runtime.name,
+            "batch": table.batch,
+            "threads": table.runtime.threads,
+            "dense": compressor.dense,
+            "target": compressor.target,
+            "predicted": compressor.now,
+            "measured": table.network(gm, compressor.example_inputs),
+        }
     return gm
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor
+
+from edp_fx.errors import PassError
 
 _ORTHONORMAL = 1e-4
 _LOOKED_AT = 32
@@ -48,10 +52,25 @@ def _eigenvectors(gram: Tensor) -> Tensor:
 
     Solvers leave an error that grows with the size; one Newton-Schulz step takes it back to rounding.
     """
-    vectors = torch.linalg.eigh(gram).eigenvectors.flip(-1)
+    vectors = _solved(gram)
     error = vectors.mT @ vectors
     error.diagonal(dim1=-2, dim2=-1).sub_(1)
     return vectors - 0.5 * (vectors @ error)
+
+
+def _solved(gram: Tensor) -> Tensor:
+    """Eigenvectors as the solver leaves them.
+
+    LAPACK's float32 solver fails, or gives NaN without a word, on some matrices with many zero rows.
+    """
+    if not bool(gram.isfinite().all()):
+        raise PassError("insert: a weight is not finite; pairs need finite weights")
+    for dtype in dict.fromkeys((gram.dtype, torch.float64)):
+        with contextlib.suppress(RuntimeError):  # LinAlgError is one
+            vectors = torch.linalg.eigh(gram.to(dtype)).eigenvectors.flip(-1)
+            if bool(vectors.isfinite().all()):
+                return vectors.to(gram.dtype)
+    return torch.linalg.svd(gram.double()).U.to(gram.dtype)
 
 
 def identity_split(matrices: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,12 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         f"pruning and merging changed the outputs by at most {difference:.1e} (relative)",
         f"onnx: {report['onnx']['path']}, at most {report['onnx']['max_abs_diff']:.1e} from torch",
     ]
+    asked = report.get("latency_budget_ms")
+    if asked:
+        lines.append(
+            f"latency budget: {asked['target']:.3f} ms under {asked['runtime']}, batch {asked['batch']}; predicted "
+            f"{asked['predicted']:.3f} ms, measured {asked['measured']:.3f} ms (dense {asked['dense']:.3f} ms)"
+        )
     engine = report.get("engine")
     if engine:
         lines.append(f"engine: {engine['path']} ({_bytes(engine['bytes'])}) by {engine['builder']}")

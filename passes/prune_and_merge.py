@@ -9,9 +9,13 @@ import numpy as np
 from torch import fx
 
 from edp_fx.channels import ChannelGraph, analyze
+from edp_fx.cost import METRICS
+from edp_fx.cost.latency import MeasuredChoice
+from edp_fx.errors import BudgetError
 from edp_fx.frontend import propagate
 from edp_fx.inputs import normalize
-from edp_fx.passes.align import Align, align_keep
+from edp_fx.latency import LatencyTable
+from edp_fx.passes.align import align_keep
 from edp_fx.passes.base import PassReport, PassResult
 from edp_fx.passes.branches import RemoveDeadBranches
 from edp_fx.passes.constants import FoldConstants
@@ -26,7 +30,7 @@ def prune_and_merge(
     gm: fx.GraphModule,
     example_inputs: Any,
     *,
-    cost: str | Chooser = "macs",
+    cost: str | Chooser | LatencyTable = "macs",
     align: int = 1,
     allow_inexact: bool = False,
     fold: bool = False,
@@ -36,8 +40,8 @@ def prune_and_merge(
     Args:
         gm: a graph with pairs, explicit or fused. It is left as it is.
         example_inputs: a tensor or a tuple; only shapes are read.
-        cost: ``"macs"`` or ``"params"``, or a function (pair name, pair) -> True where the pair is to stay two layers,
-            such as a :class:`edp_fx.latency_table.LatencyTable`.
+        cost: what decides whether a pair stays two layers: ``"macs"`` or ``"params"``, ``"latency"`` (measured under
+            onnxruntime) or a :class:`edp_fx.LatencyTable`, or a function (pair name, pair) -> True where it stays.
         align: keep a multiple of so many channels and ranks: dead ones are kept to fill up.
         allow_inexact: also remove dead channels of inexact groups (a layer norm's mean changes).
         fold: also fold batch norm into the layer before it; the result is for inference only.
@@ -47,7 +51,10 @@ def prune_and_merge(
 
     Raises:
         AnalysisError, PassError: naming the node.
+        BudgetError: the cost is unknown.
     """
+    if isinstance(cost, str) and cost not in METRICS:
+        raise BudgetError(f"cost {cost!r} is unknown: use one of {', '.join(METRICS)}")
     inputs = normalize(example_inputs)
     result = copy.deepcopy(gm)
     UnfusePairs()(result)
@@ -56,13 +63,21 @@ def prune_and_merge(
     graph = analyze(result, inputs)
     keep = dead_elements(result, graph, allow_inexact)
     if align > 1:
-        keep = align_keep(graph, keep, Align(align))
-    reports = before + prune_merge_(result, graph, keep, by_weights if isinstance(cost, str) else cost)
+        keep = align_keep(keep, align)
+    reports = before + prune_merge_(result, graph, keep, _chooser(cost, result, graph))
     if fold:
         reports.append(FoldBatchNorm()(result).report)
     propagate(result, inputs)
     result.meta["edp_fx.reports"] = [*gm.meta.get("edp_fx.reports", []), *reports]
     return result
+
+
+def _chooser(cost: str | Chooser | LatencyTable, gm: fx.GraphModule, graph: ChannelGraph) -> Chooser:
+    if isinstance(cost, str):
+        if cost != "latency":
+            return by_weights
+        cost = LatencyTable()
+    return MeasuredChoice(gm, graph.node_shapes, cost) if isinstance(cost, LatencyTable) else cost
 
 
 def prune_merge_(

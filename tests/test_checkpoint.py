@@ -13,7 +13,7 @@ import torch
 
 import edp_fx
 from edp_fx.checkpoint import RECIPE, WEIGHTS
-from edp_fx.errors import CheckpointError
+from edp_fx.errors import CheckpointError, EdpError
 from edp_fx.inputs import randomize_
 
 
@@ -157,3 +157,51 @@ def test_a_layer_of_ones_own_is_refused_when_saving(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="your own class"):
         edp_fx.save(torch.fx.GraphModule(Net(), graph), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pt2_file_computes_the_same_at_any_batch_size(saved: Any, tmp_path: Path) -> None:
+    _, small, x = saved
+    file = edp_fx.save(small.train(), tmp_path / "deep" / "small.pt2", x)
+    small.eval()
+    assert [path.name for path in file.parent.iterdir()] == ["small.pt2"]
+    back = torch.export.load(file).module()
+    for batch in (1, 2, 5):
+        images = torch.randn(batch, 3, 64, 64)
+        with torch.no_grad():
+            torch.testing.assert_close(back(images), small(images), rtol=1e-5, atol=1e-5)
+
+
+def test_a_pt2_file_that_would_be_wrong_is_not_written(tmp_path: Path) -> None:
+    class Fixed(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.reshape(2, -1)
+
+    gm = torch.fx.symbolic_trace(Fixed())
+    file = tmp_path / "net.pt2"
+    with pytest.raises(EdpError) as said:
+        edp_fx.save(gm, file, torch.randn(2, 3, 4))
+    assert "\n" not in str(said.value)
+    with pytest.raises(CheckpointError, match="example inputs"):
+        edp_fx.save(gm, file)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_hostile_pt2_file_is_refused_unread(saved: Any, tmp_path: Path) -> None:
+    """torch.export.load would unpickle it, so it is not called."""
+    import pickle
+    import zipfile
+
+    file, proof = tmp_path / "evil.pt2", tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (os.mkdir, (str(proof),))
+
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("evil/data/constants/opaque_obj_0", pickle.dumps(Evil()))
+    for content in (None, b"", b"no zip"):
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(CheckpointError, match="can execute code"):
+            edp_fx.load(file)
+    assert not proof.exists()

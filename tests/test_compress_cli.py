@@ -78,6 +78,19 @@ def test_without_training_and_without_baseline(tiny, tmp_path):
     assert report["compressed"]["macs"] <= 0.8 * report["dense"]["macs"]
 
 
+def test_a_budget_of_latency_is_told_beside_what_was_measured(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    options = ("--data", "digits", "--img-size", 16, "--latency", 1.0, "--align", 8, "--epochs", 0, "--target", "onnx")
+    assert run(tiny, *options, "--runtime", "torch", "--out", out) == 0
+    told = json.loads((out / "report.json").read_text())["latency_budget_ms"]
+    assert told["runtime"] == "torch"
+    assert told["predicted"] <= told["target"] == pytest.approx(told["dense"])
+    assert told["measured"] > 0
+    assert "latency budget" in capsys.readouterr().out
+    assert list((tmp_path / "cache" / "edp_fx" / "latency").glob("*.json"))
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
@@ -88,6 +101,7 @@ def test_without_training_and_without_baseline(tiny, tmp_path):
         ("resnet18", {"--macs": None}, "give a budget"),
         ("tiny_network:net", {"--macs": "0.0001"}, "the least that can is"),
         ("resnet18", {"--importance": "guess"}, "taylor"),
+        ("resnet18", {"--macs": None, "--latency": "0.5", "--runtime": "abacus"}, "onnxruntime, torch, tensorrt"),
         ("resnet18", {"--optimizer": "lion"}, "adamw"),
         ("resnet18", {"--target": "tpu"}, "onnxruntime"),
         ("resnet18", {"--resume": True}, "nothing to go on with"),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from edp_fx.checkpoint.program import SUFFIX, save_program
 from edp_fx.checkpoint.structure import describe, rebuild
 from edp_fx.errors import CheckpointError
 from edp_fx.pairs import Pair
@@ -27,17 +28,27 @@ def save(
 ) -> Path:
     """Write ``gm`` into the directory ``path``: weights (safetensors) and a JSON recipe. No pickle.
 
+    A ``path`` that ends in ``.pt2`` becomes one torch.export file instead, in eval mode with the batch size free,
+    written once it computes the same as ``gm``. It is for ``torch.export.load``, which runs what a file tells it to
+    (it unpickles, and evaluates expressions), so :func:`load` does not take it: keep the directory too.
+
     Args:
         gm: a traced, usually compressed, graph module.
-        path: a directory, made where it is missing. Each file is replaced whole or not at all.
-        example_inputs: kept as shapes and dtypes, so that later commands can run the model; may be left out.
-        extra: plain JSON kept beside (source model, class names, normalisation …).
+        path: a directory, made where it is missing, or a ``.pt2`` file. Each file is replaced whole or not at all.
+        example_inputs: kept as shapes and dtypes, so that later commands can run the model; may be left out, but
+            not for ``.pt2``.
+        extra: plain JSON kept beside (source model, class names, normalisation …); not for ``.pt2``.
 
     Raises:
         CheckpointError: the graph calls code of your own, or the directory cannot be written.
+        LoweringError: for ``.pt2``: torch.export refuses the network, or it fixes its batch size.
     """
     from safetensors.torch import save as to_bytes
 
+    if Path(path).suffix == SUFFIX:
+        if extra:
+            raise CheckpointError(f"{path}: a {SUFFIX} file holds no extra facts; save a directory for them")
+        return save_program(gm, Path(path), example_inputs)
     directory = Path(path)
     structure, tensors = describe(gm)
     blob = to_bytes({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
@@ -66,6 +77,11 @@ def load(path: str | Path) -> fx.GraphModule:
     Raises CheckpointError, having executed nothing, where a file is missing, damaged, truncated, of another model, or
     names anything but layers and tensor operations.
     """
+    if Path(path).suffix == SUFFIX and not Path(path).is_dir():
+        raise CheckpointError(
+            f"{path}: loading a {SUFFIX} file can execute code from it, so edp_fx only writes them; load the saved "
+            "directory, or call torch.export.load yourself on a file you trust"
+        )
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 

@@ -30,6 +30,15 @@ def compress(
     epochs: Annotated[int, typer.Option(help="0 truncates by singular values without training.", min=0)],
     macs: Annotated[float | None, typer.Option(help=f"Budget: multiply-accumulates, {_SHARE}.")] = None,
     params: Annotated[float | None, typer.Option(help=f"Budget: parameters, {_SHARE}.")] = None,
+    latency: Annotated[
+        float | None, typer.Option(help=f"Budget: measured time of one image, {_SHARE}, or milliseconds above 1.")
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option(help="onnxruntime | torch | tensorrt: what --latency is measured on.")
+    ] = "onnxruntime",
+    align: Annotated[
+        int, typer.Option(help="Keep multiples of so many channels and ranks, within the budget.", min=1)
+    ] = 1,
     baseline: Annotated[bool, typer.Option(help="Also train the dense network, to compare.")] = True,
     img_size: Annotated[int | None, typer.Option(help="Side of the images in pixels.", min=8)] = None,
     batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.", min=1)] = 32,
@@ -66,7 +75,9 @@ def compress(
     from edp_fx.train.progress import RichWatcher
     from edp_fx.train.recipe import Recipe
 
-    given = {name: value for name, value in (("macs", macs), ("params", params)) if value is not None}
+    given = {
+        name: value for name, value in (("macs", macs), ("params", params), ("latency", latency)) if value is not None
+    }
     job = Job(
         model=model,
         data=data,
@@ -91,6 +102,8 @@ def compress(
         strength=strength,
         importance=importance,
         allow_inexact=allow_inexact,
+        align=align,
+        runtime=runtime,
         teacher=teacher,
         target=target,
         precision=precision,

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from edp_fx.errors import LoweringError
-from edp_fx.lowering.profile import Profile, Range
+from edp_fx.lowering.profile import Profile
+from edp_fx.lowering.program import export_program, quiet, reason
 
 # Opset 23 adds an Attention operator which TensorRT-RTX 1.7 parses and then cannot build in float32.
 OPSET = 20
-
-_IMAGE_STEP = 32
 
 _TWO_GIB = 2**31 - 1
 
@@ -42,60 +37,30 @@ class Exported:
     locations: dict[str, str]
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the exporters' and quantisers' chatter; their errors still come as exceptions."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
-
-
 def export_onnx(model: nn.Module, inputs: tuple[Tensor, ...], profile: Profile) -> Exported:
     """Export ``model`` (in eval mode, on the CPU, already in its final precision) for ``profile``.
 
     Raises LoweringError saying what torch could not export: a size that the model fixes although it should
     vary, an operator without an ONNX form, a file above 2 GiB.
     """
-    axes = profile.axes(inputs)
-    dims: dict[str, Any] = {}
-    shapes = []
-    for one in axes:
-        spec = {}
-        for axis, (name, size) in one.items():
-            if not size.static:
-                spec[axis] = dims.setdefault(name, _dim(name, size))
-        shapes.append(spec or None)
-    # torch.export specialises a size it sees as 0 or 1, so what varies is shown as something else.
-    batch = profile.batch.min if profile.batch.static else max(2, profile.batch.min)
-    image = profile.image.opt if profile.image is not None else None
-    shown = profile.sample(inputs, batch, image, seed=0)
+    program = export_program(model, inputs, profile)
     names = _input_names(model, len(inputs))
     with torch.no_grad(), quiet():
-        try:
-            shaped = _shaped(model, shapes)
-            program = torch.export.export(model, shown, dynamic_shapes=shaped)
-        except Exception as error:
-            raise LoweringError(f"torch.export refused the model: {_reason(error, dims)}") from error
-        outputs = _count_outputs(program)
+        outputs = _count_outputs(program.exported)
         output_names = ["output"] if outputs == 1 else [f"output_{i}" for i in range(outputs)]
         try:
             exported: Any = torch.onnx.export(
-                program,
+                program.exported,
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=names,
                 output_names=output_names,
-                dynamic_shapes=shaped,  # names the axes
+                dynamic_shapes=program.dynamic_shapes,  # names the axes
                 external_data=False,
                 verbose=False,
             )
         except Exception as error:
-            raise LoweringError(f"torch.onnx refused the model: {_reason(error, dims)}") from error
+            raise LoweringError(f"torch.onnx refused the model: {reason(error, program.dims)}") from error
     _restore_types(exported.model)
     locations = _locations(exported.model)
     proto = exported.model_proto
@@ -104,19 +69,7 @@ def export_onnx(model: nn.Module, inputs: tuple[Tensor, ...], profile: Profile) 
             f"the ONNX file would have {proto.ByteSize() / 2**30:.1f} GiB; one file holds less than 2 GiB"
         )
     data = proto.SerializeToString()
-    return Exported(data, exported.exported_program, shown, names, output_names, profile, locations)
-
-
-def _dim(name: str, size: Range) -> Any:
-    """A named varying size. Image sizes in steps of 32, where the range is: networks that halve the image
-    five times and add what was halved in two ways hold for no other step.
-    """
-    step = _IMAGE_STEP if name != "batch" else 1
-    if size.min % step or size.opt % step or size.max % step:
-        step = 1
-    if step == 1:
-        return torch.export.Dim(name, min=size.min, max=size.max)
-    return step * torch.export.Dim(f"_{name}", min=size.min // step, max=size.max // step)
+    return Exported(data, exported.exported_program, program.shown, names, output_names, profile, locations)
 
 
 def _input_names(model: nn.Module, count: int) -> list[str]:
@@ -129,33 +82,11 @@ def _input_names(model: nn.Module, count: int) -> list[str]:
     return known[:count] if len(known) >= count else [f"input_{i}" for i in range(count)]
 
 
-def _shaped(model: nn.Module, shapes: list[Any]) -> Any:
-    """dynamic_shapes in the form of forward's arguments: a ``*args`` takes its share as a tuple."""
-    parameters = [p.kind for p in inspect.signature(model.forward).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL in parameters:
-        at = parameters.index(inspect.Parameter.VAR_POSITIONAL)
-        return (*shapes[:at], tuple(shapes[at:]))
-    return tuple(shapes)
-
-
 def _count_outputs(program: Any) -> int:
     kinds = [spec for spec in program.graph_signature.output_specs if spec.kind.name == "USER_OUTPUT"]
     if not kinds or any(type(spec.arg).__name__ != "TensorArgument" for spec in kinds):
         raise LoweringError("the model must return tensors (or lists, tuples, dicts of them)")
     return len(kinds)
-
-
-def _reason(error: BaseException, dims: dict[str, Any]) -> str:
-    """The innermost cause in one line; sizes the model fixes are said in the words of the options."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines)
-    for name in dims:
-        if "onstraint" in type(error).__name__ + text and name in text:
-            option = "--batch N" if name == "batch" else "no --image"
-            return f"the model fixes the {name} size, so it cannot vary: use {option}. ({text[:300]})"
-    return f"{type(error).__name__}: {text[:400] or 'no message'}"
 
 
 def _restore_types(model: Any) -> None:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from edp_fx.errors import LoweringError
-from edp_fx.lowering.onnx_export import Exported, quiet
+from edp_fx.lowering.onnx_export import Exported
+from edp_fx.lowering.program import quiet
 from edp_fx.lowering.words import one_line
 
 # What a strongly typed TensorRT takes: signed, zero point 0, and the bias left in float32 (it refuses int32

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from edp_fx.errors import LoweringError
-from edp_fx.lowering.onnx_export import Exported, quiet
+from edp_fx.lowering.onnx_export import Exported
+from edp_fx.lowering.program import quiet
 from edp_fx.lowering.words import one_line
 
 TOLERANCE = {

@@ -16,7 +16,7 @@ class Budget:
     Args:
         macs: multiply-accumulates of one sample.
         params: weights and biases.
-        latency: milliseconds on the runtime of the cost model.
+        latency: milliseconds, as the compressor's latency table measures layers.
 
     Raises:
         BudgetError: none or several are given, or the value is not a positive finite number.

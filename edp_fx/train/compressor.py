@@ -5,39 +5,36 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, fx
+from torch import fx
 from torch.optim import Optimizer
 
 from edp_fx.channels import analyze
 from edp_fx.cost import CostModel
-from edp_fx.errors import BudgetError, CheckpointError
+from edp_fx.errors import BudgetError
 from edp_fx.frontend import propagate
 from edp_fx.inputs import normalize
+from edp_fx.latency import LatencyTable
+from edp_fx.pairs import Pair
+from edp_fx.passes.merge import Chooser
+from edp_fx.train.aligning import align_within, aligned_floors
 from edp_fx.train.budget import Budget, check_reachable
 from edp_fx.train.elements import Elements, Keep
 from edp_fx.train.factors import coefficient_gains
 from edp_fx.train.fading import NEVER, Fading
-from edp_fx.train.importance import Context, Importance, make_importance
+from edp_fx.train.importance import Context, Importance, agreed, make_importance
 from edp_fx.train.optimizer import carry_state
 from edp_fx.train.prices import Prices
 from edp_fx.train.proximal import Proximal, Strength, balance
 from edp_fx.train.record import changes, layer_shapes, refusals
+from edp_fx.train.resuming import belongs_to_the_network, check_elements, check_state
 from edp_fx.train.schedule import Schedule
-from edp_fx.train.selection import Flags, Selector
-from edp_fx.train.structure import (
-    KeptIndices,
-    Modes,
-    explicit,
-    fuse,
-    outputs,
-    relative_difference,
-    reshape,
-)
+from edp_fx.train.selection import Selector
+from edp_fx.train.structure import KeptIndices, Modes, explicit, fuse, outputs, relative_difference, reshape
 
 POLICIES = ("budget", "lambda")
 BALANCE_EVERY = 100
@@ -46,8 +43,8 @@ BALANCE_EVERY = 100
 class Compressor:
     """Decides, fades, removes and merges while the network trains.
 
-    Three lines in any loop: make it, call :meth:`step` after every ``optimizer.step()``, call :meth:`finish`
-    after the last. The graph module is changed in place, so the loop goes on using it.
+    Make it, call :meth:`step` after every ``optimizer.step()`` and :meth:`finish` after the last. The graph module
+    is changed in place, so the loop goes on using it.
 
     Args:
         gm: a traced network with pairs inserted (:func:`edp_fx.insert`).
@@ -63,9 +60,13 @@ class Compressor:
         kinds: kinds of groups that may lose elements.
         allow_inexact: also prune groups whose removal changes the function otherwise.
         strength: λ of the policy ``lambda``.
+        align: keep a multiple of so many channels and ranks in every group of more (or the whole group), within the
+            budget.
+        latency_table: measures layers for a budget of latency; ``LatencyTable()`` where None.
 
     Raises:
         BudgetError: the budget cannot be reached (says the least that can).
+        LoweringError: the latency table's runtime cannot run the network.
     """
 
     def __init__(
@@ -83,11 +84,15 @@ class Compressor:
         kinds: Sequence[str] = ("rank", "channel", "head"),
         allow_inexact: bool = False,
         strength: Strength | None = None,
+        align: int = 1,
+        latency_table: LatencyTable | None = None,
     ) -> None:
         if policy not in POLICIES:
             raise BudgetError(f"policy {policy!r}: unknown; take one of {', '.join(POLICIES)}")
         if policy == "budget" and budget is None:
             raise BudgetError("the policy 'budget' needs a budget, for example Budget(macs=0.4)")
+        if align < 1 or (align > 1 and policy != "budget"):
+            raise BudgetError(f"align={align}: give a number of channels from 1 on, with the policy 'budget'")
         self.gm = gm
         self.example_inputs = normalize(example_inputs)
         self.budget = budget
@@ -98,6 +103,8 @@ class Compressor:
         self.kinds = tuple(kinds)
         self.allow_inexact = allow_inexact
         self.strength = strength or Strength()
+        self.align = align
+        self.latency_table = latency_table
         self.count = 0
         self.events: list[dict[str, Any]] = []
         self.max_rel_diff = 0.0
@@ -111,7 +118,8 @@ class Compressor:
         self.refused = refusals(self.gm, self.graph, self.kinds, allow_inexact)
         self._shapes = layer_shapes(self.gm)
         self.fading = Fading(self.elements, self.schedule)
-        self.floors = np.maximum(1, np.ceil(floor * self.elements.sizes)).astype(np.int64)
+        self.floors = aligned_floors(np.ceil(floor * self.elements.sizes), self.elements.sizes, align)
+        self._whole = np.ones(len(self.elements.groups), dtype=bool)
         self.dense = float(self.cost.dense)
         self.target = budget.target(self.dense) if budget else 0.0
         if budget is not None:
@@ -127,7 +135,7 @@ class Compressor:
     def _survey(self) -> None:
         """Analyse the explicit graph: groups, costs, the flat index."""
         self.graph = analyze(self.gm, self.example_inputs)
-        self.cost = CostModel(self.gm, self.graph, metric=self.metric)
+        self.cost = CostModel(self.gm, self.graph, self.metric, self.latency_table)
         self.elements = Elements(
             [
                 group
@@ -144,8 +152,11 @@ class Compressor:
 
     def _check_floors(self, budget: Budget) -> None:
         """Lower the floors where the budget needs it; refuse what even floors of one cannot reach."""
-        while self._selector().least() > self.target and self.floors.max(initial=1) > 1:
-            self.floors = np.maximum(1, self.floors // 2)
+        while self._selector().least() > self.target:
+            lower = aligned_floors(self.floors // 2, self.elements.sizes, self.align)
+            if (lower == self.floors).all():
+                break
+            self.floors = lower
         check_reachable(budget, self.dense, self._selector().least())
 
     def _selector(self) -> Selector:
@@ -216,10 +227,12 @@ class Compressor:
         alive = self.fading.spared
         progress = 1.0 if final else self.schedule.progress(self.count)
         goal = self.dense + (self.target - self.dense) * progress
-        scores = self._agreed(self.importance.scores(self._context()))
+        scores = agreed(self.importance.scores(self._context()), next(iter(self._parameters.values())).device)
         # at the end the budget is filled up, with what is fading but not yet gone, too
         fill_from = self.fading.living(self.count) if final else None
         left = self._selector().choose(alive, scores, goal, fill_from=fill_from, rounds=rounds)
+        if fill_from is not None:
+            left = align_within(self._selector(), left, fill_from, scores, goal, self.align, self._whole)
         self.fading.doom(alive & ~left, self.count)
         self.fading.spare(left)
         self.importance.reset()
@@ -234,14 +247,6 @@ class Compressor:
             }
         )
 
-    def _agreed(self, scores: Tensor) -> Any:
-        """The same scores on every rank: those of rank 0."""
-        scores = torch.nan_to_num(scores.detach().float(), nan=0.0, posinf=3e38)
-        if distributed.is_available() and distributed.is_initialized():
-            scores = scores.to(next(iter(self._parameters.values())).device).contiguous()
-            distributed.broadcast(scores, src=0)
-        return scores.double().cpu().numpy()
-
     def _shrink_norms(self, proximal: Proximal) -> None:
         lr = max(group["lr"] for group in self.optimizer.param_groups) if self.optimizer else 1.0
         ramp = min(1.0, self.count / self.schedule.start)
@@ -251,17 +256,9 @@ class Compressor:
         dead = (norms == 0) & self.fading.spared
         if dead.any():
             # at least the floor of every group stays, so that no layer disconnects
-            keepable = self._within_floors(dead, norms)
-            self.fading.doom(keepable, self.count - self.schedule.fade)
+            removable = self._selector().within_floors(dead, self.fading.spared)
+            self.fading.doom(removable, self.count - self.schedule.fade)
             self._now = self._selector().total(self.fading.living(self.count))
-
-    def _within_floors(self, dead: Flags, norms: Any) -> Flags:
-        result = dead.copy()
-        for number, (start, stop) in enumerate(zip(self.elements.offsets[:-1], self.elements.offsets[1:])):
-            allowed = int(self.fading.spared[start:stop].sum()) - int(self.floors[number])
-            mine = start + np.flatnonzero(dead[start:stop])
-            result[mine[max(0, allowed) :]] = False
-        return result
 
     # -- changing shape -----------------------------------------------------------------------------------
 
@@ -288,16 +285,21 @@ class Compressor:
         )
         return True
 
-    def _reshape(self, keep: Keep, *, merged: bool) -> None:
-        """Prune, and merge where asked, the network and its followers; optimiser and records come along."""
+    def _reshape(self, keep: Keep, *, merged: bool, apart: Collection[str] | None = None) -> None:
+        """Prune, and merge where asked, the network and its followers; optimiser and records come along.
+
+        ``apart`` names the pairs that stay two layers where that was decided before.
+        """
         before = {name: (parameter, parameter.shape) for name, parameter in self._parameters.items()}
         now = self._selector().total(np.concatenate([keep[group.id] for group in self.elements.groups]))
-        merge = self.cost if merged else None
+        keep_pair: Chooser | None = None
+        if merged:
+            keep_pair = self.cost.keep_pair(keep) if apart is None else lambda name, _: name in apart
         kept: KeptIndices = {}
         for network in (*self._followers, self.gm):
             modes = Modes(network)
             form = self._form if network is self.gm else copy.deepcopy(self._form)
-            kept = reshape(network, form, self.graph, keep, merge)
+            kept = reshape(network, form, self.graph, keep, keep_pair)
             if network is self.gm:
                 self._form = self.gm.graph
                 if merged:
@@ -312,16 +314,19 @@ class Compressor:
             carry_state(self.optimizer, before, self._parameters, kept)
             self.optimizer.zero_grad(set_to_none=True)
         masks = {str(key): torch.from_numpy(mask.copy()) for key, mask in keep.items()}
-        self._history.append({"keep": masks, "merged": merged})
+        pairs = [name for name, module in self.gm.named_modules() if isinstance(module, Pair)]
+        self._history.append({"keep": masks, "merged": merged, "apart": pairs if merged else None})
 
     def _resurvey(self, kept: KeptIndices) -> None:
         """Analyse the pruned network and carry over what is known of its elements."""
-        old, born, floors = self.elements, self.fading.born, self.floors
+        old, born, floors, whole = self.elements, self.fading.born, self.floors, self._whole
         self._survey()
         origin = old.carried(self.elements, kept)
         self.fading = Fading(self.elements, self.schedule, np.where(origin >= 0, np.append(born, NEVER)[origin], NEVER))
         first = np.append(old.group_of, -1)[origin[self.elements.offsets[:-1]]]
         self.floors = np.where(first >= 0, np.minimum(self.elements.sizes, np.append(floors, 1)[first]), 1)
+        self._whole = np.append(whole, False)[first]
+        self._whole &= self.elements.sizes == np.append(old.sizes, -1)[first]
         self.importance.carry(origin)
         self._now = self._selector().total(self.fading.living(self.count))
 
@@ -359,11 +364,9 @@ class Compressor:
             "importance": self.importance.total,
             "events": json.dumps(self.events),
             "max_rel_diff": self.max_rel_diff,
+            "dense": self.dense,
+            "target": self.target,
         }
-
-    def _asked(self) -> str:
-        """What a state must have been made for to be loaded here."""
-        return f"{self.budget}, policy {self.policy}, {self.schedule}"
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Bring a fresh Compressor on the same network to the saved shape.
@@ -373,28 +376,21 @@ class Compressor:
         Raises:
             CheckpointError: the state belongs to another network, budget or schedule.
         """
-        if self.count:
-            raise CheckpointError("load the compressor's state into a fresh Compressor, before its first step")
-        if state.get("asked") != self._asked():
-            raise CheckpointError(
-                f"the compressor's state was made for {state.get('asked')}, not for {self._asked()}; go on with "
-                "the options of the first run"
-            )
-        try:
+        check_state(state, self._asked(), self.count)
+        with belongs_to_the_network():
             for entry in state["history"]:
                 keep = {int(key): mask.numpy() for key, mask in entry["keep"].items()}
-                self._reshape(keep, merged=bool(entry["merged"]))
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"the compressor's state belongs to another network: {error}") from error
-        if len(state["born"]) != self.elements.n:
-            raise CheckpointError(
-                f"the compressor's state has {len(state['born'])} elements, this network {self.elements.n}: "
-                "it belongs to another network"
-            )
+                self._reshape(keep, merged=bool(entry["merged"]), apart=entry["apart"])
+            check_elements(state, self.elements.n)
         self.count = int(state["count"])
         self.fading = Fading(self.elements, self.schedule, state["born"].numpy())
         self.floors = state["floors"].numpy().copy()
         self.importance.total = state["importance"]
         self.events = json.loads(state["events"])
         self.max_rel_diff = float(state["max_rel_diff"])
+        self.dense, self.target = float(state["dense"]), float(state["target"])  # a latency is not measured alike twice
         self._now = self._selector().total(self.fading.living(self.count))
+
+    def _asked(self) -> str:
+        """What a state must have been made for to be loaded here."""
+        return f"{self.budget}, policy {self.policy}, {self.schedule}, align {self.align}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from edp_fx.errors import EdpError
 from edp_fx.train.elements import Elements
@@ -147,3 +147,12 @@ def make_importance(measure: str | Importance) -> Importance:
     if measure not in MEASURES:
         raise EdpError(f"importance {measure!r}: unknown; take one of {', '.join(MEASURES)}")
     return MEASURES[measure]()
+
+
+def agreed(scores: Tensor, device: torch.device) -> NDArray[np.float64]:
+    """The same finite scores on every rank: those of rank 0, sent by way of ``device``."""
+    scores = torch.nan_to_num(scores.detach().float(), nan=0.0, posinf=3e38)
+    if distributed.is_available() and distributed.is_initialized():
+        scores = scores.to(device).contiguous()
+        distributed.broadcast(scores, src=0)
+    return scores.double().cpu().numpy()

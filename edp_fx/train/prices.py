@@ -1,9 +1,9 @@
 """The cost model as array arithmetic: whole-network cost and the price of every group in well under a
 millisecond.
 
-Every term of the cost is a constant times the number of living indices along a few axes, and that number is
-linear in the elements kept. One sparse product therefore gives all axes, and a product along each term its
-cost.
+Every term of the cost is an overhead plus a constant times the number of living indices along a few axes, and
+that number is linear in the elements kept. One sparse product therefore gives all axes, and a product along each
+term its cost.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Prices:
         plain, pairs, self.scale = cost.terms
         terms = [*plain, *(term for pair in pairs for term in (pair.basis, pair.coefficient, pair.merged))]
         self.constant = np.array([term.constant for term in terms], dtype=np.float64)
+        self.overhead = np.array([term.overhead for term in terms], dtype=np.float64)
         width = max((len(term.axes) for term in terms), default=0)
         position = {group.id: number for number, group in enumerate(elements.groups)}
         fixed: list[float] = []
@@ -129,7 +130,7 @@ class Prices:
         return self.fixed + self.matrix @ alive.astype(np.float64)
 
     def _terms(self, axes: Floats, which: NDArray[np.int64] | slice = slice(None)) -> Floats:
-        return self.constant[which] * axes[self.axes[which]].prod(axis=1)
+        return self.overhead[which] + self.constant[which] * axes[self.axes[which]].prod(axis=1)
 
     def _units(self, terms: Floats) -> tuple[Floats, Floats, Floats]:
         """Cost of the plain terms, of the pairs as two layers, and of the pairs merged."""
@@ -164,4 +165,4 @@ class Prices:
             axis = self.axes[terms, place]
             less = np.asarray(self.mean[axis, groups]).ravel() if len(axis) else np.zeros(0)
             result *= np.maximum(0.0, axes[axis] - less)
-        return result
+        return result + self.overhead[terms]

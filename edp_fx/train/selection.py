@@ -49,6 +49,15 @@ class Selector:
             alive[order[: self.floors[number]]] = True
         return alive
 
+    def within_floors(self, unwanted: Flags, alive: Flags) -> Flags:
+        """As many of ``unwanted`` [n] as leave every group of ``alive`` its floor."""
+        elements, result = self.elements, unwanted.copy()
+        for number, (start, stop) in enumerate(zip(elements.offsets[:-1], elements.offsets[1:])):
+            allowed = int(alive[start:stop].sum()) - int(self.floors[number])
+            mine = start + np.flatnonzero(unwanted[start:stop])
+            result[mine[max(0, allowed) :]] = False
+        return result
+
     def choose(
         self,
         alive: Flags,

@@ -14,13 +14,12 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from edp_fx.passes.fuse import FusePairs, UnfusePairs
-from edp_fx.passes.merge import MergePairs
+from edp_fx.passes.merge import Chooser, MergePairs
 from edp_fx.passes.prune import prune
 from edp_fx.train.elements import Keep
 
 if TYPE_CHECKING:
     from edp_fx.channels import ChannelGraph
-    from edp_fx.cost import CostModel
 
 KeptIndices = dict[str, dict[int, NDArray[np.int64]]]
 
@@ -39,16 +38,16 @@ def fuse(gm: fx.GraphModule) -> fx.GraphModule:
 
 
 def reshape(
-    gm: fx.GraphModule, form: fx.Graph, graph: ChannelGraph, keep: Keep, merge: CostModel | None
+    gm: fx.GraphModule, form: fx.Graph, graph: ChannelGraph, keep: Keep, keep_pair: Chooser | None
 ) -> KeptIndices:
-    """Prune ``gm`` to ``keep`` in place; merge the pairs that cost less merged where ``merge`` is given.
+    """Prune ``gm`` to ``keep`` in place; merge the pairs that ``keep_pair`` does not want where it is given.
 
     Args:
         gm: the network, in any form; it ends in the explicit one.
         form: its explicit graph, as it was analysed; changed and taken over.
         graph: the analysis.
         keep: the elements that stay.
-        merge: costs of the network before pruning.
+        keep_pair: (name, pair) -> whether a pruned pair is to stay two layers.
 
     Returns:
         Per parameter and axis, the indices that stayed.
@@ -56,8 +55,8 @@ def reshape(
     gm.graph = form
     pruned = prune(gm, graph, keep)
     reports = [pruned.report]
-    if merge is not None:
-        reports.append(MergePairs(lambda name, pair: merge.pair_is_cheaper(name, keep))(gm).report)
+    if keep_pair is not None:
+        reports.append(MergePairs(keep_pair)(gm).report)
     gm.meta["edp_fx.reports"] = [*gm.meta.get("edp_fx.reports", []), *reports]
     kept: KeptIndices = pruned.report.facts["kept"]
     return kept

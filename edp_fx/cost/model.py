@@ -1,0 +1,82 @@
+"""``CostModel``: what a network costs under any keep-set."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from edp_fx.channels import ChannelGraph
+from edp_fx.channels.graph import Keep
+from edp_fx.cost.latency import MeasuredChoice, latency_terms
+from edp_fx.cost.terms import PairTerms, Term, mac_terms, parameter_terms
+from edp_fx.errors import BudgetError
+from edp_fx.latency import LatencyTable
+from edp_fx.pairs import Pair
+from edp_fx.passes.merge import Chooser
+
+METRICS = ("macs", "params", "latency")
+
+
+class CostModel:
+    """Cost of a network with explicit pairs under any keep-set, every pair counted as min(pair, merged).
+
+    ``dense`` is the cost with nothing removed, all pairs merged: the original network's.
+
+    Args:
+        gm: a graph with explicit pairs.
+        graph: its analysis.
+        metric: ``"macs"`` (multiply-accumulates of one sample), ``"params"`` (parameters that are trained or merged
+            from trained ones) or ``"latency"`` (milliseconds of one batch of ``table.batch``, see
+            :func:`edp_fx.cost.latency.latency_terms` for how they follow the sizes).
+        table: measures layers for ``"latency"``; ``LatencyTable()`` where None.
+
+    Raises:
+        BudgetError: the metric is unknown.
+        LoweringError: the table's runtime cannot run the network.
+    """
+
+    def __init__(
+        self, gm: fx.GraphModule, graph: ChannelGraph, metric: str = "macs", table: LatencyTable | None = None
+    ) -> None:
+        if metric not in METRICS:
+            raise BudgetError(f"cost metric {metric!r} is unknown: use one of {', '.join(METRICS)}")
+        self.metric, self.table = metric, table
+        self._scale = 1.0
+        self._measured: MeasuredChoice | None = None
+        if metric == "macs":
+            self._plain, self._pairs = mac_terms(gm, graph)
+            self._scale = 1.0 / max(1, graph.example_inputs[0].shape[0])
+        elif metric == "params":
+            self._plain, self._pairs = parameter_terms(gm, graph)
+        else:
+            self.table = table or LatencyTable()
+            self._plain, self._pairs = latency_terms(gm, graph, self.table)
+            self._measured = MeasuredChoice(gm, graph.node_shapes, self.table)
+        self.dense = self.total({})
+
+    @property
+    def terms(self) -> tuple[list[Term], list[PairTerms], float]:
+        """Terms outside pairs, pairs, and the factor of their sum: for evaluation in bulk."""
+        return self._plain, self._pairs, self._scale
+
+    def total(self, keep: Keep) -> float:
+        """Cost under ``keep``, every pair at the cheaper of its two forms."""
+        cost = sum(term.cost(keep) for term in self._plain)
+        cost += sum(pair.best(keep) for pair in self._pairs)
+        return cost * self._scale
+
+    def keep_pair(self, keep: Keep) -> Chooser:
+        """Whether a pair, pruned to ``keep``, costs less as two layers than merged: for :class:`MergePairs`.
+
+        By latency both forms are measured at the very sizes they ended with.
+        """
+        if self._measured is not None:
+            return self._measured
+        by_name: dict[str, list[PairTerms]] = {}
+        for pair in self._pairs:
+            by_name.setdefault(pair.name, []).append(pair)
+
+        def cheaper_apart(name: str, _: Pair) -> bool:
+            found = by_name[name]
+            return sum(one.apart(keep) for one in found) < sum(one.merged.cost(keep) for one in found)
+
+        return cheaper_apart
