@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edp_fx.errors import LoweringError
+from edp_fx.lowering.attention import FourAxes
 from edp_fx.lowering.profile import Profile, Range
 
 _IMAGE_STEP = 32
@@ -50,7 +51,8 @@ def export_program(model: nn.Module, inputs: tuple[Tensor, ...], profile: Profil
     with torch.no_grad(), quiet():
         try:
             shaped = _shaped(model, shapes)
-            exported = torch.export.export(model, shown, dynamic_shapes=shaped)
+            with FourAxes():
+                exported = torch.export.export(model, shown, dynamic_shapes=shaped)
         except Exception as error:
             raise LoweringError(f"torch.export refused the model: {reason(error, dims)}") from error
     return Program(exported, shown, shaped, dims)
