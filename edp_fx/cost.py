@@ -142,29 +142,9 @@ def _mac_terms(gm: fx.GraphModule, graph: ChannelGraph) -> tuple[list[CostSite],
         else:
             basis = waiting[home]
             # (…, c, r) and (…, r, n): merged, the basis' kernel over the coefficient's outputs.
-            pair = gm.get_submodule(home)
-            assert isinstance(pair, Pair)
             merged = CostSite(basis.node, basis.op, basis.constant, (*basis.axes[:-1], site.axes[-1]))
-            if len(basis.axes) != len(site.axes):  # an unlabelled side was folded into the constant
-                merged = _merged_from_sizes(pair, basis, site)
             pairs.append(_PairCost(home, basis, site, merged))
     return plain, pairs
-
-
-def _merged_from_sizes(pair: Pair, basis: CostSite, coefficient: CostSite) -> CostSite:
-    """The merged layer's cost where inputs or outputs are fixed and so part of a site's constant."""
-    rank = pair.rank * pair.groups
-    ranks = next((axis for axis in coefficient.axes if _same(axis, basis.axes[-1])), None) if basis.axes else None
-    outputs = [axis for axis in coefficient.axes if axis is not ranks]
-    inputs = [axis for axis in basis.axes[:-1]] if ranks is not None else list(basis.axes)
-    constant = basis.constant if ranks is not None else basis.constant / rank
-    if not outputs:
-        constant *= pair.shape[0] * pair.groups
-    return CostSite(basis.node, basis.op, constant, (*inputs, *outputs))
-
-
-def _same(a: AxisCount, b: AxisCount) -> bool:
-    return set(a.weights) == set(b.weights) and a.fixed == b.fixed
 
 
 def _parameter_terms(gm: fx.GraphModule, graph: ChannelGraph) -> tuple[list[CostSite], list[_PairCost]]:
