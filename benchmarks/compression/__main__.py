@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help=f"file of results; {COMMITTED} where not given")
     options = parser.parse_args()
     out = options.out or (QUICK if options.quick else COMMITTED)
-    setting = Setting(2, 512, 500) if options.quick else Setting()
+    setting = Setting(2, 256, 500) if options.quick else Setting()
     try:
         with only_one(out):
             if options.quick:
