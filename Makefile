@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # 2.14.1 is the version developed against; any version in pyproject's range does.
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 
-.PHONY: demo test lint coverage clean
+.PHONY: demo test lint coverage bench-compression bench-document clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,18 @@ lint: $(STAMP)
 
 coverage: $(STAMP)
 	$(BIN)/edp-fx coverage --families all --out docs
+
+$(VENV)/.benchmarks: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[benchmarks]'
+	touch $@
+
+# goes on where it was stopped, one run after another (days on a small machine)
+bench-compression: $(VENV)/.benchmarks
+	$(BIN)/python -m benchmarks.compression
+	$(BIN)/python -m benchmarks.document
+
+bench-document: $(VENV)/.benchmarks
+	$(BIN)/python -m benchmarks.document
 
 clean:
 	rm -rf demo build dist *.egg-info

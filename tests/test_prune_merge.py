@@ -235,3 +235,14 @@ def test_wrong_keep_sets_are_named() -> None:
         Prune(graph, {fixed.id: np.zeros(fixed.size, dtype=bool)})(gm)
     with pytest.raises(AnalysisError, match="no group 9999"):
         Prune(graph, {9999: np.zeros(1, dtype=bool)})(gm)
+
+
+def test_a_pair_of_rank_one_is_priced_as_merged_like_any_other():
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 4))
+    inputs = torch.randn(2, 3, 8, 8)
+    gm = edp_fx.insert(edp_fx.trace(net, inputs))
+    graph = edp_fx.analyze(gm, inputs)
+    Prune(graph, {group.id: np.arange(group.size) < 1 for group in graph.prunable if group.kind == "rank"})(gm)
+    _, pairs, scale = CostModel(gm, analyze(gm, inputs)).terms
+    merged = {pair.name: pair.merged.macs({}) * scale for pair in pairs}
+    assert merged == {"0": 6 * 27 * 36, "2": 5 * 54 * 16, "5": 80 * 4}

@@ -71,11 +71,7 @@ def mac_terms(gm: fx.GraphModule, graph: ChannelGraph) -> Terms:
         else:
             basis = waiting[home]
             # (…, c, r) and (…, r, n): merged, the basis' kernel over the coefficient's outputs.
-            pair = gm.get_submodule(home)
-            assert isinstance(pair, Pair)
             merged = Term(basis.node, basis.constant, (*basis.axes[:-1], term.axes[-1]))
-            if len(basis.axes) != len(term.axes):  # an unlabelled side was folded into the constant
-                merged = _merged_from_sizes(pair, basis, term)
             pairs.append(PairTerms(home, basis, term, merged))
     return plain, pairs
 
@@ -120,19 +116,3 @@ def _explicit_pairs(gm: fx.GraphModule) -> dict[str, str]:
             if leaf in ("basis", "coefficient") and isinstance(gm.get_submodule(home), Pair):
                 found[node.name] = home
     return found
-
-
-def _merged_from_sizes(pair: Pair, basis: Term, coefficient: Term) -> Term:
-    """The merged layer's cost where inputs or outputs are fixed and so part of a term's constant."""
-    rank = pair.rank * pair.groups
-    ranks = next((axis for axis in coefficient.axes if _same(axis, basis.axes[-1])), None) if basis.axes else None
-    outputs = [axis for axis in coefficient.axes if axis is not ranks]
-    inputs = [axis for axis in basis.axes[:-1]] if ranks is not None else list(basis.axes)
-    constant = basis.constant if ranks is not None else basis.constant / rank
-    if not outputs:
-        constant *= pair.shape[0] * pair.groups
-    return Term(basis.node, constant, (*inputs, *outputs))
-
-
-def _same(a: AxisCount, b: AxisCount) -> bool:
-    return set(a.weights) == set(b.weights) and a.fixed == b.fixed

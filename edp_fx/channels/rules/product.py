@@ -47,12 +47,16 @@ def _free(factor: Factor | None, axis: int, ndim: int, zero: bool) -> list[Facto
 
 
 def _site(sweep: Sweep, constant: float, sizes: list[tuple[Factor | None, int]]) -> None:
+    """Write down a cost: ``constant`` times the sizes. The last two, inputs and outputs, are axes even where nothing
+    of them can be removed, so that the merged layer of a pair can be priced from the two layers."""
     axes = []
-    for factor, size in sizes:
-        if factor is None:
-            constant *= size
-        else:
+    for place, (factor, size) in enumerate(sizes):
+        if factor is not None:
             axes.append(factor.atoms.ravel())
+        elif place >= len(sizes) - 2:
+            axes.append(np.full(size, FROZEN, dtype=np.int64))
+        else:
+            constant *= size
     sweep.ledger.sites.append(Site(sweep.where, constant, tuple(axes)))
 
 

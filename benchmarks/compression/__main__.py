@@ -1,0 +1,56 @@
+"""See the package's description."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tabulate import tabulate
+
+import benchmarks.compression as package
+from benchmarks.compression.plan import plan, quick
+from benchmarks.compression.results import Results, only_one, run
+from benchmarks.compression.trial import Images, Setting
+from edp_fx.errors import EdpError
+
+COMMITTED = Path("benchmarks/results/compression.jsonl")
+QUICK = Path("runs/compression-quick.jsonl")
+SHOWN = ("network", "method", "target", "seed", "macs_ratio", "params_ratio", "accuracy", "latency_ms", "seconds")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=package.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.compression"
+    )
+    parser.add_argument("--quick", action="store_true", help=f"two epochs of a few images, into {QUICK}, from anew")
+    parser.add_argument("--out", type=Path, help=f"file of results; {COMMITTED} where not given")
+    options = parser.parse_args()
+    out = options.out or (QUICK if options.quick else COMMITTED)
+    setting = Setting(2, 256, 500) if options.quick else Setting()
+    try:
+        with only_one(out):
+            if options.quick:
+                out.write_text("")
+            results = Results(out)
+            images = Images.load(setting)
+            for task in quick() if options.quick else plan(results.rows):
+                if task in results.rows:
+                    continue
+                print(f"{task.network} {task.method} to {task.target:g}, seed {task.seed}", flush=True)
+                row = run(task, setting, images)
+                results.add(task, row)
+                print(
+                    f"  MACs {row['macs_ratio']:.3f}, accuracy {row['accuracy']:.4f}, {row['seconds']:.0f} s",
+                    flush=True,
+                )
+    except EdpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    lines = [[row[key] for key in SHOWN] for row in results.rows.values()]
+    print(tabulate(lines, headers=SHOWN, floatfmt=".4g"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

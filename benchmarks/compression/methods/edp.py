@@ -1,0 +1,40 @@
+"""This library, as a user would add it to a loop of his own."""
+
+from __future__ import annotations
+
+from torch import nn
+
+import edp_fx
+from benchmarks.compression.loop import fit
+from benchmarks.compression.trial import Trial
+from edp_fx.train import Budget, Compressor, Strength
+
+# λ that brought ResNet-20 near the target in a run of STRENGTH_STEPS steps; shorter runs need more
+STRENGTHS = {0.3: 2e-4, 0.15: 4e-4}
+STRENGTH_STEPS = 4690
+
+
+def edp(trial: Trial, kinds: tuple[str, ...] = ("rank", "channel"), policy: str = "budget") -> nn.Module:
+    """Pairs from the start (none where only channels may go), a :class:`Compressor`, one run."""
+    gm = edp_fx.trace(trial.network(), trial.example)
+    if "rank" in kinds:
+        gm = edp_fx.insert(gm, start="identity")
+    optimizer = trial.recipe.make_optimizer(gm)
+    nearest = min(STRENGTHS, key=lambda share: abs(share - trial.task.target))
+    strength = STRENGTHS[nearest] * STRENGTH_STEPS / trial.steps
+    compressor = Compressor(
+        gm,
+        trial.example,
+        budget=Budget(macs=trial.task.target) if policy == "budget" else None,
+        optimizer=optimizer,
+        total_steps=trial.steps,
+        kinds=kinds,
+        policy=policy,
+        strength=Strength(strength, strength),
+    )
+
+    def after_step(step: int) -> nn.Module | None:
+        return compressor.gm if compressor.step() else None
+
+    fit(compressor.gm, trial, optimizer=optimizer, after_step=after_step)
+    return compressor.finish()

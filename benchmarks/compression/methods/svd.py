@@ -1,0 +1,24 @@
+"""Truncated singular value decomposition of every layer, then fine-tuning."""
+
+from __future__ import annotations
+
+from torch import nn
+
+import edp_fx
+from benchmarks.compression.loop import fit
+from benchmarks.compression.trial import Trial
+from edp_fx.passes.insert import insert
+from edp_fx.pipeline import truncate
+from edp_fx.train import Budget
+
+
+def svd(trial: Trial) -> nn.Module:
+    """Train the plain network, keep of each layer the largest shares of its energy that the target allows, train on."""
+    gm = edp_fx.trace(trial.network(), trial.example)
+
+    def after_step(step: int) -> nn.Module | None:
+        if step != trial.steps // 2:
+            return None
+        return truncate(insert(gm), trial.example, Budget(macs=trial.task.target)).gm
+
+    return fit(gm, trial, after_step=after_step)

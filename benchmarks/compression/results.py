@@ -1,0 +1,104 @@
+"""The file of results: one JSON line a finished task, appended whole, read back to know what is done."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import edp_fx
+from benchmarks.compression.methods import METHODS
+from benchmarks.compression.trial import Images, Setting, Task, Trial
+from edp_fx.errors import EdpError
+from edp_fx.lowering.latency import onnx_latency
+from edp_fx.train import evaluate
+
+PACKAGES = ("torch", "timm", "torch-pruning", "onnxruntime")
+
+
+class Results:
+    """Lines by task.
+
+    Raises:
+        EdpError: a line that is no JSON and not the last one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[Task, dict[str, Any]] = {}
+        text = path.read_text() if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                row = json.loads(line)
+                self.rows[Task(row["network"], row["method"], row["target"], row["seed"])] = row
+            except (ValueError, KeyError) as error:
+                raise EdpError(f"{path}:{number}: not a line of results ({error}); remove it") from error
+        if whole != text:  # a line that was being written when the machine stopped
+            path.write_text(whole)
+
+    def add(self, task: Task, row: dict[str, Any]) -> None:
+        """Append a line; it is on the disk when this returns."""
+        line = json.dumps(asdict(task) | row) + "\n"
+        with open(self.path, "a") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows[task] = json.loads(line)
+
+
+@contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Hold ``path`` against a second process: it would run the same tasks and spoil the timings.
+
+    Raises:
+        EdpError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise EdpError(f"{path}: another process is writing to it") from error
+        yield
+
+
+def run(task: Task, setting: Setting, images: Images) -> dict[str, Any]:
+    """Train by the task's method and measure the network after its last epoch."""
+    trial = Trial(task, setting, images)
+    started = time.perf_counter()
+    model = METHODS[task.method](trial)
+    seconds = time.perf_counter() - started
+    device = next(model.parameters()).device
+    score = evaluate(model, trial.test, device)
+    model = model.cpu().eval()
+    cost = edp_fx.measure(model, trial.example)
+    latency = onnx_latency({"it": model}, trial.example[:1])["it"]
+    return {
+        "macs": cost.macs,
+        "macs_ratio": cost.macs / trial.dense.macs,
+        "params": cost.params,
+        "params_ratio": cost.params / trial.dense.params,
+        "accuracy": score.accuracy,
+        "test_images": score.images,
+        "latency_ms": latency.median_ms,
+        "activation_bytes": cost.activation_bytes,
+        "seconds": round(seconds, 1),
+        "epochs": setting.epochs,
+        "train_images": len(images.train),
+        "precision": "bf16" if trial.recipe.precision == "bf16" else "fp32",
+        "device": device.type,
+        "versions": {
+            "edp_fx": edp_fx.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+        },
+    }

@@ -1,0 +1,192 @@
+"""Writes docs/benchmarks.md and its plots from whatever benchmarks/results holds.
+
+python -m benchmarks.document
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from benchmarks.compression.methods import DESCRIPTIONS as METHODS
+from benchmarks.compression.plan import CORE, TARGETS, plan
+from benchmarks.compression.trial import DESCRIPTIONS as NETWORKS
+from benchmarks.plots import accuracy_over_macs
+
+RESULTS = Path("benchmarks/results")
+DOCUMENT = Path("docs/benchmarks.md")
+PLOTS = Path("docs/benchmarks")
+Row = dict[str, Any]
+
+COMPRESSION = """## Compression against peers
+
+`python -m benchmarks.compression`, {share}. Fashion-MNIST: 60,000 training and 10,000 test images of 28x28,
+shifted by up to two pixels and mirrored in training. Every method starts from random weights and has the same {epochs}
+epochs in all, batch 128, SGD with Nesterov momentum and weight decay 5e-4, one learning-rate cycle to 0.15, gradients
+clipped at norm 5. The accuracy is that of the last epoch on the test images, which nothing was chosen on; where seeds
+are several, mean and standard deviation. MACs, parameters and peak activation memory are counted, of one image.
+Latency is the median for one image under onnxruntime, float32, one thread; it and the training seconds were measured
+one row after another on a machine that others used, too.
+
+{methods}
+
+The peers' penalties act here for far fewer steps than their authors ran, so their strengths are larger: group norm
+2e-3, slimming 1e-3. `only_train_once` 3.0.1 (OTO/HESSO) is not in the table: it does not import on this version of
+torch.
+"""
+
+
+def compression(path: Path) -> str:
+    """Tables by network and target, and a plot of the core network."""
+    rows = lines(path)
+    groups: dict[tuple[str, str, float], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["network"], row["method"], row["target"]), []).append(row)
+    epochs = "/".join(sorted({str(row["epochs"]) for row in rows}))
+    known = {(task.network, task.method, task.target, task.seed) for task in plan({})}
+    share = f"{len(rows)} of {len(known)} runs finished" if len(rows) < len(known) else "all runs finished"
+    parts = [
+        COMPRESSION.format(
+            share=share, epochs=epochs, methods="\n".join(f"- `{name}`: {text}" for name, text in METHODS.items())
+        )
+    ]
+    for network, text in NETWORKS.items():
+        for target in TARGETS:
+            wanted = [key for key in groups if key[0] == network and key[2] in (1.0, target)]
+            if any(key[2] == target for key in wanted):
+                order = list(METHODS)
+                table = [_line(key[1], groups[key]) for key in sorted(wanted, key=lambda key: order.index(key[1]))]
+                parts.append(f"### {network} ({text}) to {target:g} of its MACs\n\n{markdown(table)}\n")
+    core = {key[1:]: value for key, value in groups.items() if key[0] == CORE}
+    if core:
+        image = PLOTS / "compression.svg"
+        accuracy_over_macs(core, image)
+        parts.append(f"![test accuracy over MACs, {CORE}]({image.relative_to(DOCUMENT.parent)})\n")
+    parts.append(versions(rows))
+    return "\n".join(parts)
+
+
+def _line(method: str, rows: list[Row]) -> Row:
+    def mean(key: str) -> float:
+        return statistics.mean(row[key] for row in rows)
+
+    accuracy = f"{100 * mean('accuracy'):.2f}"
+    if len(rows) > 1:
+        accuracy += f" ± {100 * statistics.stdev(row['accuracy'] for row in rows):.2f}"
+    return {
+        "method": f"`{method}`",
+        "seeds": len(rows),
+        "MACs": f"{mean('macs_ratio'):.3f}",
+        "parameters": f"{mean('params_ratio'):.3f}",
+        "test accuracy %": accuracy,
+        "latency ms": f"{mean('latency_ms'):.3f}",
+        "activation kB": f"{mean('activation_bytes') / 1000:.0f}",
+        "training s": f"{mean('seconds'):.0f}",
+    }
+
+
+def versions(rows: list[Row]) -> str:
+    """What the rows were made with."""
+    found = sorted({json.dumps([row["device"], row["precision"], row["versions"]]) for row in rows})
+    texts = []
+    for text in found:
+        device, precision, packages = json.loads(text)
+        named = ", ".join(f"{name} {version}" for name, version in packages.items())
+        texts.append(f"Trained on {device} in {precision}; {named}.")
+    return "\n".join(texts) + "\n"
+
+
+def training(path: Path) -> str:
+    """Cost of compression while training: a step, and a whole run."""
+    rows = lines(path)
+    steps = [
+        {
+            "network": row["network"],
+            "batch": row["batch"],
+            "image": row["image"],
+            "plain ms": f"{1e3 * row['seconds_per_step']['plain']:.0f}",
+            "with compressor ms": f"{1e3 * row['seconds_per_step']['compressor']:.0f}",
+            "time": f"{row['step_ratio']:.2f}x",
+            "memory": f"{row['memory_ratio']:.2f}x",
+        }
+        for row in rows
+        if "step_ratio" in row
+    ]
+    runs = [
+        {
+            "network": row["network"],
+            "MACs": row["macs"],
+            "epochs": row["epochs"],
+            "steps": row.get("steps", ""),
+            "plain s": f"{row['seconds']['plain']:.0f}",
+            "compressed s": f"{row['seconds']['compressed']:.0f}",
+            "time": f"{row['run_ratio']:.2f}x",
+        }
+        for row in rows
+        if "run_ratio" in row
+    ]
+    text = "## Training\n\n`python benchmarks/training.py`: medians of turns in one process, float32 on the CPU.\n"
+    if steps:
+        text += f"\nA step before anything was removed, against the plain network's:\n\n{markdown(steps)}\n"
+    if runs:
+        text += f"\nA whole run that ends at the budget, against the plain network's run:\n\n{markdown(runs)}\n"
+    return text
+
+
+def engines(path: Path) -> str:
+    """How many engines build; the table has a page of its own."""
+    rows = cells(path)
+    built = sum(row["built"] == "yes" for row in rows)
+    page = f"../{path.with_suffix('.md')}"
+    return f"## TensorRT-RTX engines\n\n{built} of {len(rows)} build: [{path.with_suffix('.md').name}]({page}).\n"
+
+
+def plain_table(title: str, command: str) -> Callable[[Path], str]:
+    """A section that shows a file of results as it is."""
+    return lambda path: f"## {title}\n\n`{command}`\n\n{markdown(cells(path))}\n"
+
+
+SECTIONS: dict[str, Callable[[Path], str]] = {
+    "compression.jsonl": compression,
+    "training.jsonl": training,
+    "latency.csv": plain_table("Latency", "python benchmarks/latency.py"),
+    "analysis.csv": plain_table("Channel analysis", "python benchmarks/analysis.py"),
+    "engines.csv": engines,
+}
+
+
+def lines(path: Path) -> list[Row]:
+    """The objects of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def cells(path: Path) -> list[Row]:
+    """The rows of a CSV file."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """A table with the rows' keys as its heading."""
+    return str(tabulate(list(rows), headers="keys", tablefmt="github", disable_numparse=True))
+
+
+def document(results: Path) -> str:
+    """The whole page, from the files that are there."""
+    parts = ["# Benchmarks\n\nWritten by `python -m benchmarks.document` from `benchmarks/results`.\n"]
+    for name, section in SECTIONS.items():
+        path = results / name
+        if path.exists() and path.stat().st_size:
+            parts.append(section(path))
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PLOTS.mkdir(parents=True, exist_ok=True)
+    DOCUMENT.write_text(document(RESULTS))

@@ -1,0 +1,81 @@
+"""The comparison with peers: what is done is not done again, and the page copes with what there is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import document
+from benchmarks.compression.methods import METHODS
+from benchmarks.compression.plan import best_peer, plan
+from benchmarks.compression.results import Results, only_one
+from benchmarks.compression.trial import Images, Setting, Task, Trial
+from edp_fx.data import ArrayDataset
+from edp_fx.errors import EdpError
+
+ROW = {
+    "macs_ratio": 0.15,
+    "params_ratio": 0.1,
+    "accuracy": 0.9,
+    "latency_ms": 1.0,
+    "activation_bytes": 1000,
+    "seconds": 3.0,
+    "epochs": 10,
+    "device": "cpu",
+    "precision": "fp32",
+    "versions": {"torch": "2"},
+}
+
+
+def test_a_line_cut_off_is_dropped_and_the_others_stay(tmp_path):
+    path = tmp_path / "results.jsonl"
+    task = Task("resnet20", "thin", 0.15, 0)
+    Results(path).add(task, ROW)
+    with open(path, "a") as file:
+        file.write('{"network": "res')
+    results = Results(path)
+    assert set(results.rows) == {task}
+    results.add(Task("resnet20", "dense", 1.0, 0), ROW)
+    assert [json.loads(line)["method"] for line in path.read_text().splitlines()] == ["thin", "dense"]
+    path.write_text("nonsense\n")
+    with pytest.raises(EdpError, match=r"results.jsonl:1: not a line of results"):
+        Results(path)
+
+
+def test_a_second_process_is_refused(tmp_path):
+    path = tmp_path / "results.jsonl"
+    with only_one(path), pytest.raises(EdpError, match="another process"), only_one(path):
+        pass
+
+
+def test_the_plan_has_every_method_and_repeats_the_better_peer():
+    tasks = list(plan({}))
+    assert len(set(tasks)) == len(tasks)
+    assert {task.method for task in tasks} == set(METHODS)
+    rows = {Task("resnet20", "tp-taylor", 0.15, 0): {"accuracy": 0.5}}
+    assert best_peer(rows, 0.15) == "tp-taylor"
+    assert Task("resnet20", "tp-taylor", 0.15, 2) in set(plan(rows))
+
+
+@pytest.mark.parametrize("method", ["thin", "edp-channels", "tp-taylor", "svd", "slimming"])
+def test_a_method_ends_under_its_target(method):
+    images = torch.rand(256, 1, 28, 28)
+    data = ArrayDataset(images, torch.arange(256) % 10, mean=(0.5,), std=(0.3,))
+    trial = Trial(Task("resnet20", method, 0.3, 0), Setting(epochs=2), Images(data, data))
+    assert 0.29 <= trial.macs(METHODS[method](trial)) / trial.dense.macs <= 0.3
+
+
+def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(document, "DOCUMENT", tmp_path / "page.md")
+    monkeypatch.setattr(document, "PLOTS", tmp_path / "plots")
+    assert document.document(tmp_path).startswith("# Benchmarks")
+    for seed in (0, 1):
+        Results(tmp_path / "compression.jsonl").add(Task("resnet20", "thin", 0.15, seed), ROW)
+    (tmp_path / "analysis.csv").write_text("network,seconds\nresnet50,0.9\n")
+    page = document.document(tmp_path)
+    assert "2 of" in page
+    assert "90.00 ± 0.00" in page
+    assert "| resnet50  | 0.9" in page
+    assert (tmp_path / "plots" / "compression.svg").exists()
