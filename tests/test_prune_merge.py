@@ -244,5 +244,5 @@ def test_a_pair_of_rank_one_is_priced_as_merged_like_any_other():
     graph = edp_fx.analyze(gm, inputs)
     Prune(graph, {group.id: np.arange(group.size) < 1 for group in graph.prunable if group.kind == "rank"})(gm)
     _, pairs, scale = CostModel(gm, analyze(gm, inputs)).terms
-    merged = {pair.name: pair.merged.macs({}) * scale for pair in pairs}
+    merged = {pair.name: pair.merged.cost({}) * scale for pair in pairs}
     assert merged == {"0": 6 * 27 * 36, "2": 5 * 54 * 16, "5": 80 * 4}
