@@ -4,7 +4,6 @@ figures."""
 from __future__ import annotations
 
 import copy
-import json
 import os
 import time
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from edp_fx.errors import BudgetError, EdpError
+from edp_fx.files import write_json
 from edp_fx.train.budget import Budget
 from edp_fx.train.recipe import Recipe
 
@@ -366,14 +366,3 @@ class Runner:
 
     def _lap(self, name: str, started: float) -> None:
         self.seconds[name] = round(time.perf_counter() - started, 2)
-
-
-def write_json(value: Any, path: Path) -> None:
-    """Write JSON so that the file is whole or not there."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(json.dumps(value, indent=1) + "\n")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise EdpError(f"{path}: cannot be written: {error.strerror}") from error

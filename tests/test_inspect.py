@@ -14,11 +14,11 @@ from torch.nn import functional as F
 import edp_fx
 from edp_fx.cli import main
 from edp_fx.errors import EdpError
+from edp_fx.files import whole
 from edp_fx.frontend import trace
 from edp_fx.models import load_model
 from edp_fx.report.drawing import drawing
 from edp_fx.report.inspect_page import inspect_page
-from edp_fx.report.page import whole
 
 
 class Dense(nn.Module):

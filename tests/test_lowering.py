@@ -434,14 +434,14 @@ def test_a_failed_build_leaves_no_file(images: torch.Tensor, tmp_path: Path, mon
 
 
 def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edp_fx.lowering.sidecar import write_atomic
+    from edp_fx.files import write
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(LoweringError, match="No space left"):
-        write_atomic({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+        write({tmp_path / "a": b"1", tmp_path / "b": b"2"})
     assert os.listdir(tmp_path) == []
 
 

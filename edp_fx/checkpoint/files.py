@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, fx
 from edp_fx.checkpoint.program import SUFFIX, save_program
 from edp_fx.checkpoint.structure import describe, rebuild
 from edp_fx.errors import CheckpointError
+from edp_fx.files import write
 from edp_fx.pairs import Pair
 
 WEIGHTS = "weights.safetensors"
@@ -64,8 +64,7 @@ def save(
     try:
         text = json.dumps(recipe, indent=1)
         directory.mkdir(parents=True, exist_ok=True)
-        _replace(directory / WEIGHTS, blob)
-        _replace(directory / RECIPE, text.encode())
+        write({directory / WEIGHTS: blob, directory / RECIPE: text.encode()}, CheckpointError)
     except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(f"cannot write {directory}: {error}") from error
     return directory
@@ -131,15 +130,6 @@ def example_inputs(recipe: Mapping[str, Any]) -> tuple[Tensor, ...]:
         raise CheckpointError("the saved model does not say its input shapes: save it with example_inputs")
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(shape, generator=generator).to(getattr(torch, dtype)) for shape, dtype in recipe["inputs"])
-
-
-def _replace(file: Path, content: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _versions() -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
 from edp_fx.errors import CheckpointError
+from edp_fx.files import write
 from edp_fx.inputs import normalize
 
 SUFFIX = ".pt2"
@@ -44,15 +44,11 @@ def save_program(gm: fx.GraphModule, path: Path, example_inputs: Any) -> Path:
         back = torch.export.load(io.BytesIO(content)).module()  # our own bytes, not a file
         for batch in (1, 3):
             _check_equal(path, network, back, profile.sample(inputs, batch, None, seed=batch))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write({path: content}, CheckpointError)
     return path
 
 

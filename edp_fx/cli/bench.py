@@ -43,8 +43,8 @@ def bench(
     from tabulate import tabulate
 
     from edp_fx.errors import LoweringError
+    from edp_fx.files import check_writable, write
     from edp_fx.lowering.benchmark import BACKENDS, Timing, bench_engines, bench_models
-    from edp_fx.lowering.sidecar import check_writable, write_atomic
 
     if not models and not engine:
         raise LoweringError("nothing to time: name models, or engines with --engine")
@@ -80,4 +80,4 @@ def bench(
     typer.echo(tabulate(table, headers=headers, disable_numparse=True))
     if json_path is not None:
         text = json.dumps([row.to_json() for row in rows], indent=1) + "\n"
-        write_atomic({json_path: text.encode()})
+        write({json_path: text.encode()})

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from edp_fx.errors import EdpError
+from edp_fx.files import write
 
 
 def register(app: typer.Typer) -> None:
@@ -104,9 +105,7 @@ def _recorded(path: Path) -> dict[str, dict[str, Any]]:
 
 def _write(path: Path, records: dict[str, dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text("".join(json.dumps(record) + "\n" for record in records.values()))
-    fresh.replace(path)
+    write({path: "".join(json.dumps(record) + "\n" for record in records.values()).encode()})
 
 
 def _rows(records: list[dict[str, Any]]) -> list[list[Any]]:

@@ -39,9 +39,9 @@ def evaluate(
 
     from edp_fx.data import check_spec, load_data
     from edp_fx.errors import DataError, ModelError
+    from edp_fx.files import check_writable, write
     from edp_fx.lowering.accuracy import Accuracy, accuracy
     from edp_fx.lowering.engine import load_engine
-    from edp_fx.lowering.sidecar import check_writable, write_atomic
 
     if model is None and engine is None:
         raise ModelError("nothing to evaluate: name a model, an --engine, or both")
@@ -75,7 +75,7 @@ def evaluate(
     typer.echo(tabulate(rows, headers=headers, disable_numparse=True))
     if json_path is not None:
         text = json.dumps({name: asdict(one) for name, one in results.items()}, indent=1) + "\n"
-        write_atomic({json_path: text.encode()})
+        write({json_path: text.encode()})
 
 
 def _normalisation(loaded: Any, pretrained: bool) -> dict[str, Any]:

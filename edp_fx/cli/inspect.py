@@ -39,9 +39,9 @@ def inspect(
 ) -> None:
     """Show which channels of a model go together, and which cannot be removed and why."""
     from edp_fx.channels import analyze
+    from edp_fx.files import check_writable
     from edp_fx.frontend import trace
     from edp_fx.models import load_model
-    from edp_fx.report.page import check_writable
 
     for path in (json_path, dot, graphml, html):
         if path is not None:
@@ -83,8 +83,8 @@ def _write(
     graph: ChannelGraph, name: str, json_path: Path | None, dot: Path | None, graphml: Path | None, html: Path | None
 ) -> None:
     from edp_fx.channels.export import to_dot, write_graphml
+    from edp_fx.files import whole
     from edp_fx.report.inspect_page import inspect_page
-    from edp_fx.report.page import whole
 
     def text(make: Callable[[], str]) -> Callable[[Path], object]:
         return lambda part: part.write_text(make(), encoding="utf-8")

@@ -47,8 +47,8 @@ def lower(
 
     from rich.console import Console
 
+    from edp_fx.files import check_writable, write
     from edp_fx.lowering import lower as run_lower
-    from edp_fx.lowering.sidecar import check_writable, write_atomic
     from edp_fx.models import load_model
 
     if json_path is not None:
@@ -82,7 +82,7 @@ def lower(
     if layers and result.plan is not None:
         typer.echo(_layer_table(result))
     if json_path is not None:
-        write_atomic({json_path: (json.dumps(result.to_json(), indent=1) + "\n").encode()})
+        write({json_path: (json.dumps(result.to_json(), indent=1) + "\n").encode()})
 
 
 def _calibration(spec: str, loaded: Any) -> Any:

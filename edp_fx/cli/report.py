@@ -23,7 +23,7 @@ def report(
     """Write a page and plots of a training run into its directory."""
     from rich.console import Console
 
-    from edp_fx.report.page import check_writable, whole
+    from edp_fx.files import check_writable, whole
     from edp_fx.report.run_data import read_run
     from edp_fx.report.run_page import run_page
     from edp_fx.report.run_plots import write_plots

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import warnings
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, fx
 
-from edp_fx.errors import LoweringError
+from edp_fx.errors import EdpError, LoweringError
+from edp_fx.files import write
 from edp_fx.inputs import normalize
 from edp_fx.latency.runtimes import Runtime, cpu_name, make_runtime
 from edp_fx.latency.signature import Signature
@@ -131,13 +133,9 @@ class LatencyTable:
 
     def _write(self) -> None:
         content = {"format": FORMAT, "environment": self.environment, "milliseconds": self._known}
-        part = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-        try:
+        with suppress(OSError, EdpError):  # a cache that cannot be kept costs time, nothing else
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(content, indent=0, sort_keys=True))
-            os.replace(part, self.file)
-        except OSError:  # a cache that cannot be kept costs time, nothing else
-            part.unlink(missing_ok=True)
+            write({self.file: json.dumps(content, indent=0, sort_keys=True).encode()})
 
 
 def default_directory() -> Path:

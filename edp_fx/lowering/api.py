@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edp_fx.errors import LoweringError
+from edp_fx.files import check_writable, write
 from edp_fx.inputs import normalize
 from edp_fx.lowering import sidecar, tensorrt
 from edp_fx.lowering.alignment import AlignmentReport, alignment
@@ -114,7 +115,7 @@ def lower(
         raise LoweringError(f"compute capabilities, timing cache and workspace are for TensorRT, not for {target}")
     for one in (path, onnx_path, options.timing_cache):
         if one is not None:
-            sidecar.check_writable(one)
+            check_writable(one, LoweringError)
 
     notify = progress or (lambda *_: None)
     clock = _Clock()
@@ -173,7 +174,7 @@ def lower(
     files[sidecar.sidecar_path(path)] = sidecar.encode(facts, artefact)
     if onnx_path is not None:
         files[onnx_path] = data
-    sidecar.write_atomic(files)
+    write(files, LoweringError)
     return LowerResult(
         path,
         target,

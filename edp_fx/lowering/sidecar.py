@@ -1,13 +1,9 @@
-"""Files on disk: atomic writing, and the JSON beside an engine that says what it is and where it came
-from.
-"""
+"""The JSON beside an engine that says what it is and where it came from."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,37 +19,6 @@ FORMAT = 1
 def sidecar_path(path: Path) -> Path:
     """``model.plan`` -> ``model.plan.json``."""
     return path.with_name(path.name + ".json")
-
-
-def check_writable(path: Path) -> None:
-    """Say before the work, not after it, that ``path`` cannot be written. Raises LoweringError."""
-    if path.is_dir():
-        raise LoweringError(f"{path} is a directory: name a file")
-    if not path.parent.is_dir():
-        raise LoweringError(f"cannot write {path}: {path.parent} is no directory")
-    if not os.access(path.parent, os.W_OK):
-        raise LoweringError(f"cannot write {path}: no permission to write in {path.parent}")
-
-
-def write_atomic(files: Mapping[Path, bytes]) -> None:
-    """Write ``files``, each whole or not at all: to a temporary name beside its own, renamed once all are
-    written. Raises LoweringError, and leaves no temporary file.
-    """
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
-    try:
-        for path, data in files.items():
-            with open(temporary[path], "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-        for path, other in temporary.items():
-            os.replace(other, path)
-    except OSError as error:
-        raise LoweringError(f"cannot write {', '.join(map(str, files))}: {error.strerror or error}") from error
-    finally:
-        for other in temporary.values():
-            with contextlib.suppress(OSError):
-                other.unlink()
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -6,14 +6,9 @@ import base64
 import gzip
 import html
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
-
-from edp_fx.errors import EdpError
 
 # A page may run its own scripts and styles and draw its own images, and talk to nobody.
 _POLICY = (
@@ -71,30 +66,3 @@ def page(
         "</body></html>\n",
     ]
     return "\n".join(parts)
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to, moved there at the end, so that the file is whole or untouched.
-
-    Raises EdpError where it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        raise EdpError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
-
-
-def check_writable(path: Path) -> None:
-    """Raise EdpError now where :func:`whole` could not write ``path`` after the work is done."""
-    if path.is_dir():
-        raise EdpError(f"{path}: is a directory; give the name of a file")
-    if not path.parent.is_dir():
-        raise EdpError(f"{path}: the directory {path.parent} does not exist")
-    if not os.access(path.parent, os.W_OK):
-        raise EdpError(f"{path}: the directory {path.parent} cannot be written")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edp_fx.report.page import whole
+from edp_fx.files import whole
 
 _BLUE, _ORANGE, _GREY = "#1f5fbf", "#c26a00", "#b4b9c0"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from edp_fx.errors import CheckpointError, TrainingError
+from edp_fx.errors import CheckpointError, EdpError, TrainingError
+from edp_fx.files import whole
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
@@ -17,16 +17,11 @@ def save_state(state: dict[str, Any], path: Path) -> None:
     Raises:
         TrainingError: the disk is full or the directory cannot be written; the old checkpoint is intact.
     """
-    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
+        with whole(path) as part, open(part, "wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a failed write as RuntimeError
-        part.unlink(missing_ok=True)
+    except (EdpError, OSError, RuntimeError) as error:  # torch.save reports a failed write as RuntimeError
         kept = "the one before it is intact" if path.exists() else "there is none yet"
         raise TrainingError(f"{path}: the checkpoint could not be written ({error}); {kept}") from error
 

@@ -1,0 +1,53 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from edp_fx.errors import EdpError
+
+
+@contextmanager
+def whole(path: Path, error: type[EdpError] = EdpError) -> Iterator[Path]:
+    """A path beside ``path`` to write to, moved there at the end: the file is the old one or the new one.
+
+    Raises ``error`` in one line where it cannot be written; nothing is left beside it.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as reason:
+        raise error(f"{path}: cannot be written: {reason.strerror or reason}") from reason
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def write(files: Mapping[Path, bytes], error: type[EdpError] = EdpError) -> None:
+    """Write several files, all of them or none. Raises ``error``."""
+    with ExitStack() as parts:
+        for path, content in files.items():
+            parts.enter_context(whole(path, error)).write_bytes(content)
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write ``value`` as indented JSON. Raises EdpError."""
+    write({path: (json.dumps(value, indent=1) + "\n").encode()})
+
+
+def check_writable(path: Path, error: type[EdpError] = EdpError) -> None:
+    """Raise ``error`` before the work is done, not after it, where ``path`` cannot be written."""
+    if path.is_dir():
+        raise error(f"{path}: is a directory; give the name of a file")
+    if not path.parent.is_dir():
+        raise error(f"{path}: the directory {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise error(f"{path}: the directory {path.parent} cannot be written")
