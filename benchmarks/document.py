@@ -122,8 +122,8 @@ def training(path: Path) -> str:
         {
             "network": row["network"],
             "MACs": row["macs"],
-            "epochs": row["epochs"],
-            "steps": row.get("steps", ""),
+            "batch": row["batch"],
+            "steps": row["steps"],
             "plain s": f"{row['seconds']['plain']:.0f}",
             "compressed s": f"{row['seconds']['compressed']:.0f}",
             "time": f"{row['run_ratio']:.2f}x",

@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from torch import fx
+
 import edp_fx
 from benchmarks.compression.methods import METHODS
 from benchmarks.compression.trial import Images, Setting, Task, Trial
@@ -80,6 +82,8 @@ def run(task: Task, setting: Setting, images: Images) -> dict[str, Any]:
     device = next(model.parameters()).device
     score = evaluate(model, trial.test, device)
     model = model.cpu().eval()
+    if not isinstance(model, fx.GraphModule):  # activation memory depends on when values are let go: alike for all
+        model = edp_fx.trace(model, trial.example)
     cost = edp_fx.measure(model, trial.example)
     latency = onnx_latency({"it": model}, trial.example[:1])["it"]
     return {
