@@ -119,15 +119,19 @@ class Ledger:
         if unique.size:
             into.append(Mark(where, unique, reason))
 
-    def components(self, extra: list[Tie] | None = None) -> np.ndarray:
-        """The component id of every atom, from all ties at once. FROZEN is a component of its own."""
-        ties = [*self.ties, *(extra or [])]
+    def components(self, known: np.ndarray | None = None, since: int = 0) -> np.ndarray:
+        """The component id of every atom, in the order of their first atoms. FROZEN is a component of its own.
+
+        ``known``: the components by all ties but those from number ``since`` on; the rest is quick.
+        """
+        component = np.arange(self.count) if known is None else known
+        ties = self.ties[since:]
         if not ties:
-            return np.arange(self.count)
-        left = np.concatenate([tie.left for tie in ties])
-        right = np.concatenate([tie.right for tie in ties])
-        matrix = coo_matrix((np.ones(left.size, dtype=np.int8), (left, right)), shape=(self.count, self.count))
-        return connected_components(matrix, directed=False)[1]
+            return component
+        left, right = (component[np.concatenate([getattr(tie, side) for tie in ties])] for side in ("left", "right"))
+        size = int(component.max()) + 1
+        matrix = coo_matrix((np.ones(left.size, dtype=np.int8), (left, right)), shape=(size, size))
+        return connected_components(matrix, directed=False)[1][component]
 
     def frozen_components(self, component: np.ndarray) -> dict[int, Mark]:
         """Frozen component id -> the first mark that froze it."""

@@ -21,6 +21,7 @@ def rectangularise(ledger: Ledger) -> np.ndarray:
     pending = list(_distinct(ledger))
     component = ledger.components()
     while pending:
+        known = len(ledger.ties)
         frozen = np.zeros(int(component.max()) + 1, dtype=bool)
         frozen[list(ledger.frozen_components(component))] = True
         frozen[component[FROZEN]] = True
@@ -39,7 +40,7 @@ def rectangularise(ledger: Ledger) -> np.ndarray:
             touched |= seen
         if not touched and not waiting:
             break
-        component = ledger.components()
+        component = ledger.components(component, known)
         pending = waiting
     return component
 
