@@ -103,6 +103,10 @@ class _Repairer(fx.Interpreter):
         """What an argument is at this point of the run."""
         return fx.map_arg(argument, lambda node: self.env[node])
 
+    def value_before(self, argument: Any) -> Any:
+        """What an argument was before pruning, where it is a number."""
+        return fx.map_arg(argument, lambda node: self.scalars.get(node.name, self.env[node]))
+
     def change(
         self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, target: Any = None
     ) -> None:
@@ -181,21 +185,24 @@ def _getitem(run: _Repairer, node: fx.Node) -> None:
         if item is None:
             new.append(item)
             continue
-        value = run.value(item)
-        new.append(_moved(value, masks[axis], item) if axis in masks and isinstance(value, (int, slice)) else item)
+        now, before = run.value(item), run.value_before(item)
+        if axis in masks and isinstance(before, (int, slice)):
+            new.append(_moved(before, now, masks[axis], item))
+        else:
+            new.append(item)
         axis += 1
     if any(a is not b for a, b in zip(new, items)):
         run.change(node, (source, tuple(new) if isinstance(index, tuple) else new[0]))
 
 
-def _moved(item: Any, mask: np.ndarray, original: Any) -> Any:
-    """An index or slice into the unpruned axis as one into the pruned axis."""
+def _moved(before: Any, now: Any, mask: np.ndarray, original: Any) -> Any:
+    """An index or slice into the unpruned axis as one into the pruned axis; ``now``: what it has become by itself."""
     position = np.cumsum(mask) - 1
-    if isinstance(item, int):
-        return int(position[item])
-    chosen = np.arange(mask.size)[item]
+    if isinstance(before, int):
+        return original if now == int(position[before]) else int(position[before])
+    chosen = np.arange(mask.size)[before]
     wanted = position[chosen[mask[chosen]]]
-    if np.array_equal(np.arange(int(mask.sum()))[item], wanted):
+    if np.array_equal(np.arange(int(mask.sum()))[now], wanted):
         return original
     if not wanted.size:
         return slice(0, 0)

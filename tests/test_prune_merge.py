@@ -173,6 +173,33 @@ def test_each_group_alone_goes_where_sizes_come_from_other_channels() -> None:
         assert oracle.difference(masked, oracle.pruned_run(gm, graph, keep, (other,))) < 1e-9, group.name
 
 
+class Thirds(nn.Module):
+    """A third of a bias by its own length, as torchvision's Swin V2 leaves out the bias of its keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(6, 24), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.qkv.bias.clone()
+        third = bias.numel() // 3
+        bias[third : 2 * third].zero_()
+        q, k, v = nn.functional.linear(x, self.qkv.weight, bias).chunk(3, -1)
+        return self.out((q @ k.transpose(-2, -1)).softmax(-1) @ v)
+
+
+def test_slices_by_a_length_that_shrinks_unevenly() -> None:
+    model = Thirds().eval()
+    randomize_(model)
+    x, other = torch.randn(2, 5, 6, dtype=torch.float64), torch.randn(3, 5, 6, dtype=torch.float64)
+    gm = edp_fx.trace(model.double(), x)
+    graph = analyze(gm, x)
+    assert len(graph.prunable) == 2
+    keep = {group.id: np.arange(group.size) < 3 + 2 * k for k, group in enumerate(graph.prunable)}
+    masked = oracle.masked_run(gm, graph, keep, (other,))
+    assert oracle.difference(masked, oracle.pruned_run(gm, graph, keep, (other,))) < 1e-9
+
+
 def test_folded_batch_norm() -> None:
     gm, x = pairs_of("resnet10t", 64)
     small = prune_and_merge(gm, x, fold=True)
