@@ -194,8 +194,8 @@ def test_slices_by_a_length_that_shrinks_unevenly() -> None:
     x, other = torch.randn(2, 5, 6, dtype=torch.float64), torch.randn(3, 5, 6, dtype=torch.float64)
     gm = edp_fx.trace(model.double(), x)
     graph = analyze(gm, x)
-    assert len(graph.prunable) == 2
-    keep = {group.id: np.arange(group.size) < 3 + 2 * k for k, group in enumerate(graph.prunable)}
+    keep = {group.id: np.arange(group.size) < 5 for group in graph.prunable}  # of v only: a third of 21 is not 8
+    assert len(keep) == 1
     masked = oracle.masked_run(gm, graph, keep, (other,))
     assert oracle.difference(masked, oracle.pruned_run(gm, graph, keep, (other,))) < 1e-9
 
