@@ -35,7 +35,10 @@ def write(files: Mapping[Path, bytes], error: type[EdpError] = EdpError) -> None
     """Write several files, all of them or none. Raises ``error``."""
     with ExitStack() as parts:
         for path, content in files.items():
-            parts.enter_context(whole(path, error)).write_bytes(content)
+            with open(parts.enter_context(whole(path, error)), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # a full disk shows before the first file is moved to its place
 
 
 def write_json(value: Any, path: Path) -> None:
@@ -48,6 +51,7 @@ def check_writable(path: Path, error: type[EdpError] = EdpError) -> None:
     if path.is_dir():
         raise error(f"{path}: is a directory; give the name of a file")
     if not path.parent.is_dir():
-        raise error(f"{path}: the directory {path.parent} does not exist")
+        wrong = "is no directory" if path.parent.exists() else "does not exist"
+        raise error(f"{path}: the directory {path.parent} {wrong}")
     if not os.access(path.parent, os.W_OK):
         raise error(f"{path}: the directory {path.parent} cannot be written")
