@@ -55,14 +55,14 @@ NETWORKS = {
     "resnet20": networks.resnet20,
     "resnet56": lambda: networks.CifarResNet(9, CLASSES, width=8),
     "vgg16_bn": narrow_vgg16,
-    "densenet40": lambda: networks.CifarDenseNet(40, 4, CLASSES),
+    "densenet22": lambda: networks.CifarDenseNet(22, 6, CLASSES),
     "mobilenetv2": mobilenetv2,
 }
 DESCRIPTIONS = {
     "resnet20": "width 16",
     "resnet56": "width 8",
     "vgg16_bn": "a quarter of the width",
-    "densenet40": "growth 4",
+    "densenet22": "DenseNet-40 at depth 22, growth 6",
     "mobilenetv2": "width 0.5, stem of stride 1",
 }
 
