@@ -101,7 +101,7 @@ def test_a_budget_of_latency_is_told_beside_what_was_measured(tiny, tmp_path, mo
         ("resnet18", {"--macs": None}, "give a budget"),
         ("tiny_network:net", {"--macs": "0.0001"}, "the least that can is"),
         ("resnet18", {"--importance": "guess"}, "taylor"),
-        ("resnet18", {"--macs": None, "--latency": "0.5", "--runtime": "abacus"}, "onnxruntime, torch, tensorrt"),
+        ("resnet18", {"--macs": None, "--latency": "0.5", "--runtime": "abacus"}, "torch, onnxruntime, tensorrt"),
         ("resnet18", {"--optimizer": "lion"}, "adamw"),
         ("resnet18", {"--target": "tpu"}, "onnxruntime"),
         ("resnet18", {"--resume": True}, "nothing to go on with"),

@@ -74,9 +74,11 @@ def test_inputs():
 
 def test_randomize_leaves_nothing_constant():
     model = load_model("resnet18").model
-    weight = model.conv1.weight.clone()
+    weight = model.layer1[0].conv1.weight.clone()
     randomize_(model, seed=1)
-    assert torch.equal(weight, model.conv1.weight)
+    assert torch.equal(weight, model.layer1[0].conv1.weight)
+    stem = model.conv1.weight.detach()  # by the fan of its outputs: too small for its inputs
+    assert float(stem.std()) == pytest.approx(stem[0].numel() ** -0.5, rel=0.1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             for values in (module.weight, module.bias, module.running_mean, module.running_var):

@@ -87,20 +87,28 @@ class Selector:
         if self.total(alive) <= target:
             return alive
         order = self._order(alive, importance)
+        count = self._until(alive, order, target)
+        chosen = without(alive, order[:count])
+        if count and self.total(chosen) < (1 - COARSE) * target:
+            chosen = self._finer_last(
+                without(alive, order[: count - 1]), order[count - 1 :], importance, target, chosen
+            )
+        if count and self.total(chosen) < (1 - COARSE) * target:
+            # the last one saves more than was missing, and no single other one enough: go on without its group
+            groups = self.elements.group_of[order]
+            others = order[(np.arange(len(order)) < count - 1) | (groups != groups[count - 1])]
+            several = without(alive, others[: self._until(alive, others, target)])
+            if self.total(chosen) < self.total(several) <= target:
+                return several
+        return chosen
 
-        def after(count: int) -> Flags:
-            left = alive.copy()
-            left[order[:count]] = False
-            return left
-
-        low, high = 0, len(order)  # total(after(high)) is the least that this round can
+    def _until(self, alive: Flags, order: NDArray[np.int64], target: float) -> int:
+        """How many of ``order`` have to go for the target, or all of them."""
+        low, high = 0, len(order)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if self.total(after(middle)) <= target else (middle, high)
-        chosen = after(high)
-        if high and self.total(chosen) < (1 - COARSE) * target:
-            return self._finer_last(after(high - 1), order[high - 1 :], importance, target, chosen)
-        return chosen
+            low, high = (low, middle) if self.total(without(alive, order[:middle])) <= target else (middle, high)
+        return high
 
     def _finer_last(
         self, alive: Flags, order: NDArray[np.int64], importance: Scores, target: float, chosen: Flags
@@ -155,6 +163,13 @@ class Selector:
             if self.total(alive) > target:
                 alive[element] = False
         return alive
+
+
+def without(alive: Flags, elements: NDArray[np.int64]) -> Flags:
+    """``alive`` less some elements."""
+    left = alive.copy()
+    left[elements] = False
+    return left
 
 
 def hull_prices(loss: Scores, saved: Scores) -> Scores:
