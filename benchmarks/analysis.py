@@ -1,11 +1,10 @@
 """Seconds of the channel analysis against the size of the graph, on one thread.
 
-    python benchmarks/analysis.py [--models resnet50,…] [--out FILE.csv] [--plot FILE.svg]
+    python benchmarks/analysis.py [--models resnet50,…] [--out FILE.csv]
 
 For each network: trace once, then the median over several analyses, in seconds of processor time (on one thread the
-wall clock of an idle machine; it does not count what others do). A straight line through the origin is fitted to
-seconds over nodes (least squares of the logarithms' offset), and the plot shows both axes logarithmic: a slope of 1 is
-linear. Rows in the file are kept, so the script goes on where it stopped.
+wall clock of an idle machine; it does not count what others do). Rows in the file are kept, so the script goes on where
+it stopped. ``python -m benchmarks.document`` draws them.
 """
 
 from __future__ import annotations
@@ -56,35 +55,12 @@ def exponent(rows: list[dict[str, str]]) -> float:
     return float(np.polyfit(nodes, seconds, 1)[0])
 
 
-def plot(rows: list[dict[str, str]], path: Path) -> None:
-    """Seconds over nodes, both logarithmic, with the line of equal seconds a node."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "edp_fx"
-    from matplotlib import pyplot
-
-    nodes, seconds = (np.array([float(row[key]) for row in rows]) for key in ("nodes", "seconds"))
-    rate = float(np.exp(np.mean(np.log(seconds / nodes))))
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
-    axes.loglog(nodes, seconds, "o", ms=4)
-    ends = np.array([nodes.min(), nodes.max()])
-    axes.loglog(ends, rate * ends, lw=1, color="0.5", label=f"{1e3 * rate:.2f} ms a node")
-    for row in sorted(rows, key=lambda row: float(row["seconds"]))[-4:]:
-        axes.annotate(row["model"], (float(row["nodes"]), float(row["seconds"])), fontsize=7, ha="right", va="bottom")
-    axes.set(xlabel="nodes of the graph", ylabel="seconds of analysis, one thread")
-    axes.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
-
-
 def main() -> None:
-    """Measure what is missing, then draw."""
+    """Measure what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default=MODELS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/analysis.csv"))
-    parser.add_argument("--plot", type=Path, default=Path("docs/analysis.svg"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +77,6 @@ def main() -> None:
         print(row, flush=True)
     with arguments.out.open() as file:
         rows = list(csv.DictReader(file))
-    plot(rows, arguments.plot)
     print(f"seconds grow with nodes to the power {exponent(rows):.2f} over {len(rows)} networks")
 
 

@@ -17,7 +17,7 @@ from tabulate import tabulate
 from benchmarks.compression.methods import DESCRIPTIONS as METHODS
 from benchmarks.compression.plan import CORE, TARGETS, plan
 from benchmarks.compression.trial import DESCRIPTIONS as NETWORKS
-from benchmarks.plots import accuracy_over_macs
+from benchmarks.plots import accuracy_over_macs, seconds_over_nodes
 
 RESULTS = Path("benchmarks/results")
 DOCUMENT = Path("docs/benchmarks.md")
@@ -93,12 +93,12 @@ def _line(method: str, rows: list[Row]) -> Row:
 
 def versions(rows: list[Row]) -> str:
     """What the rows were made with."""
-    found = sorted({json.dumps([row["device"], row["precision"], row["versions"]]) for row in rows})
+    found = sorted({json.dumps([row["device"], row["threads"], row["precision"], row["versions"]]) for row in rows})
     texts = []
     for text in found:
-        device, precision, packages = json.loads(text)
+        device, threads, precision, packages = json.loads(text)
         named = ", ".join(f"{name} {version}" for name, version in packages.items())
-        texts.append(f"Trained on {device} in {precision}; {named}.")
+        texts.append(f"Trained on {device} with {threads} threads in {precision}; {named}.")
     return "\n".join(texts) + "\n"
 
 
@@ -139,6 +139,14 @@ def training(path: Path) -> str:
     return text
 
 
+def analysis(path: Path) -> str:
+    """A table, and a plot over the size of the graph."""
+    image = PLOTS / "analysis.svg"
+    seconds_over_nodes(cells(path), image)
+    picture = f"![seconds over nodes]({image.relative_to(DOCUMENT.parent)})"
+    return f"{plain_table('Channel analysis', 'python benchmarks/analysis.py')(path)}\n{picture}\n"
+
+
 def engines(path: Path) -> str:
     """How many engines build; the table has a page of its own."""
     rows = cells(path)
@@ -156,7 +164,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "compression.jsonl": compression,
     "training.jsonl": training,
     "latency.csv": plain_table("Latency", "python benchmarks/latency.py"),
-    "analysis.csv": plain_table("Channel analysis", "python benchmarks/analysis.py"),
+    "analysis.csv": analysis,
     "engines.csv": engines,
 }
 

@@ -31,6 +31,7 @@ import edp_fx
 from edp_fx.cost import measure
 from edp_fx.coverage.oracle import random_keep, zero_members
 from edp_fx.errors import EdpError
+from edp_fx.files import whole
 from edp_fx.inputs import randomize_
 from edp_fx.models import load_model
 
@@ -169,12 +170,10 @@ def read(path: Path) -> dict[tuple[str, str, str], dict[str, str]]:
 def write(path: Path, table: dict[tuple[str, str, str], dict[str, str]]) -> None:
     """Rewrite the whole file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with part.open("w", newline="") as stream:
+    with whole(path) as part, part.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(table.values())
-    part.replace(path)
 
 
 def markdown(path: Path, table: dict[tuple[str, str, str], dict[str, str]]) -> None:

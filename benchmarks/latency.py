@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-import os
 import statistics
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch import fx, nn
 
 import edp_fx
 from edp_fx.coverage import oracle
+from edp_fx.files import whole
 from edp_fx.inputs import randomize_
 from edp_fx.latency.runtimes import cpu_name
 from edp_fx.lowering.latency import onnx_latency
@@ -153,12 +153,10 @@ def main() -> None:
     }
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        part = options.out.with_name(options.out.name + ".part")
-        with open(part, "w", newline="") as file:
+        with whole(options.out) as part, open(part, "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows({**facts, **row} for row in rows)
-        os.replace(part, options.out)
 
 
 if __name__ == "__main__":

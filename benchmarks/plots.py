@@ -36,6 +36,31 @@ def accuracy_over_macs(groups: dict[tuple[str, float], list[dict[str, Any]]], pa
     axes.set_ylabel("test accuracy, %")
     axes.legend(fontsize="small", ncols=2)
     axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def seconds_over_nodes(rows: list[dict[str, Any]], path: Path) -> None:
+    """One point a network, both axes logarithmic, with the line of equal seconds a node: its slope is linear.
+
+    Args:
+        rows: with ``model``, ``nodes`` and ``seconds``.
+        path: where the picture goes.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    nodes, seconds = ([float(row[key]) for row in rows] for key in ("nodes", "seconds"))
+    rate = statistics.geometric_mean(s / n for n, s in zip(nodes, seconds))
+    axes.loglog(nodes, seconds, "o", markersize=4)
+    ends = [min(nodes), max(nodes)]
+    axes.loglog(ends, [rate * n for n in ends], linewidth=1, color="0.5", label=f"{1e3 * rate:.2f} ms a node")
+    for n, s, row in sorted(zip(nodes, seconds, rows), key=lambda one: one[1])[-4:]:
+        axes.annotate(row["model"], (n, s), fontsize=7, ha="right", va="bottom")
+    axes.set(xlabel="nodes of the graph", ylabel="seconds of analysis, one thread")
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "edp_fx", "svg.fonttype": "none"}):
         figure.savefig(path, metadata={"Date": None})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +19,41 @@ def whole(path: Path, error: type[EdpError] = EdpError) -> Iterator[Path]:
 
     Raises ``error`` in one line where it cannot be written; nothing is left beside it.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with _all_or_none([path], error) as (part,):
         yield part
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as reason:
-        raise error(f"{path}: cannot be written: {reason.strerror or reason}") from reason
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def write(files: Mapping[Path, bytes], error: type[EdpError] = EdpError) -> None:
     """Write several files, all of them or none. Raises ``error``."""
-    with ExitStack() as parts:
-        for path, content in files.items():
-            with open(parts.enter_context(whole(path, error)), "wb") as file:
-                file.write(content)
-                file.flush()
+    with _all_or_none(list(files), error) as parts:
+        for part, content in zip(parts, files.values()):
+            part.write_bytes(content)
+
+
+@contextmanager
+def _all_or_none(paths: Sequence[Path], error: type[EdpError]) -> Iterator[list[Path]]:
+    parts = [path.with_name(f".{path.name}.{os.getpid()}.part") for path in paths]
+    current = paths[0]
+    try:
+        yield parts
+        for current, part in zip(paths, parts):
+            with open(part, "rb") as file:
                 os.fsync(file.fileno())  # a full disk shows before the first file is moved to its place
+        for current, part in zip(paths, parts):
+            os.replace(part, current)
+    except OSError as reason:
+        raise error(f"{current}: cannot be written: {reason.strerror or reason}") from reason
+    finally:
+        for part in parts:
+            with suppress(OSError):
+                part.unlink()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes killed while they wrote ``path`` left beside it; nobody else may be writing it."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):
+            part.unlink()
 
 
 def write_json(value: Any, path: Path) -> None:

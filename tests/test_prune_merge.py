@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import edp_fx
-from edp_fx.channels import analyze
+from edp_fx.channels import ChannelGraph, analyze
 from edp_fx.cost import CostModel, measure
 from edp_fx.coverage import oracle
 from edp_fx.errors import AnalysisError, BudgetError
@@ -144,6 +144,14 @@ def test_dead_branches_go() -> None:
     assert "layer2.0.conv1" not in dict(small.named_modules())
 
 
+def in_double(model: nn.Module) -> tuple[torch.fx.GraphModule, ChannelGraph, Tensor]:
+    """Traced, nothing left constant, with its analysis and tokens [3, 5, 6] of another batch size."""
+    randomize_(model.eval())
+    x, other = torch.randn(2, 5, 6, dtype=torch.float64), torch.randn(3, 5, 6, dtype=torch.float64)
+    gm = edp_fx.trace(model.double(), x)
+    return gm, analyze(gm, x), other
+
+
 class Written(nn.Module):
     """Sizes taken from a tensor of other channels, and a table filled in place, as some attention modules do."""
 
@@ -161,11 +169,7 @@ class Written(nn.Module):
 
 
 def test_each_group_alone_goes_where_sizes_come_from_other_channels() -> None:
-    model = Written().eval()
-    randomize_(model)
-    x, other = torch.randn(2, 5, 6, dtype=torch.float64), torch.randn(3, 5, 6, dtype=torch.float64)
-    gm = edp_fx.trace(model.double(), x)
-    graph = analyze(gm, x)
+    gm, graph, other = in_double(Written())
     assert len(graph.prunable) == 2
     for group in graph.prunable:
         keep = {group.id: np.arange(group.size) % 2 == 0}
@@ -189,11 +193,7 @@ class Thirds(nn.Module):
 
 
 def test_slices_by_a_length_that_shrinks_unevenly() -> None:
-    model = Thirds().eval()
-    randomize_(model)
-    x, other = torch.randn(2, 5, 6, dtype=torch.float64), torch.randn(3, 5, 6, dtype=torch.float64)
-    gm = edp_fx.trace(model.double(), x)
-    graph = analyze(gm, x)
+    gm, graph, other = in_double(Thirds())
     keep = {group.id: np.arange(group.size) < 5 for group in graph.prunable}  # of v only: a third of 21 is not 8
     assert len(keep) == 1
     masked = oracle.masked_run(gm, graph, keep, (other,))

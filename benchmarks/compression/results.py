@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import fx
 
 import edp_fx
@@ -100,6 +101,7 @@ def run(task: Task, setting: Setting, images: Images) -> dict[str, Any]:
         "train_images": len(images.train),
         "precision": "bf16" if trial.recipe.precision == "bf16" else "fp32",
         "device": device.type,
+        "threads": torch.get_num_threads(),
         "versions": {
             "edp_fx": edp_fx.__version__,
             "python": platform.python_version(),

@@ -209,6 +209,11 @@ class _Runner(fx.Interpreter):
         return result
 
 
+def without_data(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same on the meta device."""
+    return tree_map_only(Tensor, lambda x: torch.empty_like(x, device="meta"), inputs)
+
+
 def take_weights_away(model: nn.Module) -> dict[str, Tensor]:
     """Put meta tensors in the places of every parameter, buffer and plain tensor attribute of ``model``.
 
@@ -251,7 +256,7 @@ def run_sweep(gm: fx.GraphModule, example_inputs: tuple[Any, ...], heads: str) -
     Raises :class:`AnalysisError` naming the node where the graph does not run on such inputs.
     """
     sweep = Sweep(heads)
-    inputs = tree_map_only(Tensor, lambda x: torch.empty_like(x, device="meta"), tuple(example_inputs))
+    inputs = without_data(tuple(example_inputs))
     with eval_mode(gm):
         for name, meta in take_weights_away(gm).items():
             sweep.birth(name, meta)

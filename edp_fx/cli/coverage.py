@@ -76,7 +76,7 @@ def coverage(
         )
     if out and path:
         _write(path, recorded)
-        (out / "coverage.md").write_text(markdown([*recorded.values()]))
+        write({out / "coverage.md": markdown([*recorded.values()]).encode()})
         records = records or [*recorded.values()]
     print(tabulate(_rows(records), headers=["model", "params (M)", *stage_names(records)], floatfmt=".1f"))
     print()

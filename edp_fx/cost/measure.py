@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from edp_fx.channels.sweep import take_weights_away
+from edp_fx.channels.sweep import take_weights_away, without_data
 from edp_fx.inputs import eval_mode, normalize
 
 
@@ -37,7 +37,7 @@ def measure(model: nn.Module, example_inputs: Any, latency_runs: int = 0) -> Mea
     """
     inputs = normalize(example_inputs)
     samples = inputs[0].shape[0]
-    shapes = tree_map(lambda x: torch.empty_like(x, device="meta") if isinstance(x, Tensor) else x, inputs)
+    shapes = without_data(inputs)
     counter = FlopCounterMode(display=False)
     memory = _ActivationMemory()
     with eval_mode(model), torch.no_grad(), torch.device("meta"):

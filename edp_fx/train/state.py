@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from edp_fx.errors import CheckpointError, EdpError, TrainingError
-from edp_fx.files import whole
+from edp_fx.files import remove_leftovers, whole
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
@@ -19,6 +19,7 @@ def save_state(state: dict[str, Any], path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
         with whole(path) as part, open(part, "wb") as file:
             torch.save(state, file)
     except (EdpError, OSError, RuntimeError) as error:  # torch.save reports a failed write as RuntimeError
