@@ -1,6 +1,6 @@
 """Seconds of the channel analysis against the size of the graph, on one thread.
 
-    python benchmarks/analysis.py [--models resnet50,…] [--out FILE.csv]
+    python -m benchmarks.analysis [--models resnet50,…] [--out FILE.csv]
 
 For each network: trace once, then the median over several analyses, in seconds of processor time (on one thread the
 wall clock of an idle machine; it does not count what others do). Rows in the file are kept, so the script goes on where
@@ -9,16 +9,14 @@ it stopped. ``python -m benchmarks.document`` draws them.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import statistics
-import time
-from pathlib import Path
 
 import numpy as np
 import torch
 
 import edp_fx
+from benchmarks import rows
+from benchmarks.rows import timed
 from edp_fx.models import load_model
 
 MODELS = (
@@ -36,9 +34,8 @@ def measure(name: str, repeats: int) -> dict[str, object]:
     gm = edp_fx.trace(loaded.model, loaded.example_inputs)
     seconds = []
     for _ in range(repeats + 1):
-        started = time.process_time()
-        graph = edp_fx.analyze(gm, loaded.example_inputs)
-        seconds.append(time.process_time() - started)
+        graph, spent = timed(edp_fx.analyze, gm, loaded.example_inputs)
+        seconds.append(spent)
     return {
         "model": name,
         "nodes": len(gm.graph.nodes),
@@ -49,36 +46,12 @@ def measure(name: str, repeats: int) -> dict[str, object]:
     }
 
 
-def exponent(rows: list[dict[str, str]]) -> float:
+def exponent(table: list[dict[str, str]]) -> float:
     """The power of the number of nodes that the seconds grow with."""
-    nodes, seconds = (np.log([float(row[key]) for row in rows]) for key in ("nodes", "seconds"))
+    nodes, seconds = (np.log([float(row[key]) for row in table]) for key in ("nodes", "seconds"))
     return float(np.polyfit(nodes, seconds, 1)[0])
 
 
-def main() -> None:
-    """Measure what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default=MODELS)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/analysis.csv"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    known = {row["model"] for row in csv.DictReader(arguments.out.open())} if arguments.out.exists() else set()
-    for name in arguments.models.split(","):
-        if name in known:
-            continue
-        row = measure(name, arguments.repeats)
-        with arguments.out.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
-        print(row, flush=True)
-    with arguments.out.open() as file:
-        rows = list(csv.DictReader(file))
-    print(f"seconds grow with nodes to the power {exponent(rows):.2f} over {len(rows)} networks")
-
-
 if __name__ == "__main__":
-    main()
+    table = rows.main(__doc__, MODELS, COLUMNS, measure, "benchmarks/results/analysis.csv")
+    print(f"seconds grow with nodes to the power {exponent(table):.2f} over {len(table)} networks")

@@ -5,7 +5,6 @@ python -m benchmarks.document
 
 from __future__ import annotations
 
-import csv
 import json
 import statistics
 from collections.abc import Callable, Iterable
@@ -18,6 +17,7 @@ from benchmarks.compression.methods import DESCRIPTIONS as METHODS
 from benchmarks.compression.plan import CORE, TARGETS, plan
 from benchmarks.compression.trial import DESCRIPTIONS as NETWORKS
 from benchmarks.plots import accuracy_over_macs, seconds_over_nodes
+from benchmarks.rows import read
 
 RESULTS = Path("benchmarks/results")
 DOCUMENT = Path("docs/benchmarks.md")
@@ -142,14 +142,14 @@ def training(path: Path) -> str:
 def analysis(path: Path) -> str:
     """A table, and a plot over the size of the graph."""
     image = PLOTS / "analysis.svg"
-    seconds_over_nodes(cells(path), image)
+    seconds_over_nodes(read(path), image)
     picture = f"![seconds over nodes]({image.relative_to(DOCUMENT.parent)})"
-    return f"{plain_table('Channel analysis', 'python benchmarks/analysis.py')(path)}\n{picture}\n"
+    return f"{plain_table('Channel analysis', 'python -m benchmarks.analysis')(path)}\n{picture}\n"
 
 
 def engines(path: Path) -> str:
     """How many engines build; the table has a page of its own."""
-    rows = cells(path)
+    rows = read(path)
     built = sum(row["built"] == "yes" for row in rows)
     page = f"../{path.with_suffix('.md')}"
     return f"## TensorRT-RTX engines\n\n{built} of {len(rows)} build: [{path.with_suffix('.md').name}]({page}).\n"
@@ -157,13 +157,14 @@ def engines(path: Path) -> str:
 
 def plain_table(title: str, command: str) -> Callable[[Path], str]:
     """A section that shows a file of results as it is."""
-    return lambda path: f"## {title}\n\n`{command}`\n\n{markdown(cells(path))}\n"
+    return lambda path: f"## {title}\n\n`{command}`\n\n{markdown(read(path))}\n"
 
 
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "compression.jsonl": compression,
     "training.jsonl": training,
     "latency.csv": plain_table("Latency", "python benchmarks/latency.py"),
+    "frontend.csv": plain_table("Tracing and insertion", "python -m benchmarks.frontend"),
     "analysis.csv": analysis,
     "engines.csv": engines,
 }
@@ -172,12 +173,6 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
 def lines(path: Path) -> list[Row]:
     """The objects of a file of JSON lines."""
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-
-
-def cells(path: Path) -> list[Row]:
-    """The rows of a CSV file."""
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def markdown(rows: Iterable[Row]) -> str:

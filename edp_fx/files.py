@@ -36,11 +36,13 @@ def _all_or_none(paths: Sequence[Path], error: type[EdpError]) -> Iterator[list[
     current = paths[0]
     try:
         yield parts
-        for current, part in zip(paths, parts):
+        for path, part in zip(paths, parts):
+            current = path
             with open(part, "rb") as file:
                 os.fsync(file.fileno())  # a full disk shows before the first file is moved to its place
-        for current, part in zip(paths, parts):
-            os.replace(part, current)
+        for path, part in zip(paths, parts):
+            current = path
+            os.replace(part, path)
     except OSError as reason:
         raise error(f"{current}: cannot be written: {reason.strerror or reason}") from reason
     finally:

@@ -24,6 +24,7 @@ ROW = {
     "seconds": 3.0,
     "epochs": 10,
     "device": "cpu",
+    "threads": 1,
     "precision": "fp32",
     "versions": {"torch": "2"},
 }
@@ -73,9 +74,9 @@ def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
     assert document.document(tmp_path).startswith("# Benchmarks")
     for seed in (0, 1):
         Results(tmp_path / "compression.jsonl").add(Task("resnet20", "thin", 0.15, seed), ROW)
-    (tmp_path / "analysis.csv").write_text("network,seconds\nresnet50,0.9\n")
+    (tmp_path / "analysis.csv").write_text("model,nodes,seconds\nresnet50,200,0.9\n")
     page = document.document(tmp_path)
     assert "2 of" in page
     assert "90.00 ± 0.00" in page
-    assert "| resnet50  | 0.9" in page
+    assert "| resnet50 | 200     | 0.9" in page
     assert (tmp_path / "plots" / "compression.svg").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,10 @@ TOO_SLOW = {
     "vgg": "133 million parameters, most in one layer",
 }
 FAMILIES = [entry for entry in smallest(timm_entries()) if entry.family not in TOO_SLOW]
+RECORDED = {
+    row["model"]: row
+    for row in map(json.loads, (Path(__file__).parents[1] / "docs" / "coverage.jsonl").read_text().splitlines())
+}
 
 
 def stages_of(entry: Entry, names: list[str]) -> dict[str, Any]:
@@ -113,9 +118,11 @@ def test_the_catalogue():
 @pytest.mark.families
 @pytest.mark.parametrize("entry", FAMILIES, ids=lambda entry: entry.family)
 def test_family(entry):
-    record = stages_of(entry, ["trace", "insert"])
+    record = stages_of(entry, ["trace", "insert", "analyze"])
     assert not failures([record])
     trace, insert = record["trace"], record["insert"]
     assert trace["visible"] == trace["layers"] > 0
     assert not trace["opaque"]
     assert insert["layers"] > 0
+    for share in ("prunable_share", "exact_share"):
+        assert record["analyze"][share] >= RECORDED[entry.name]["analyze"][share] - 1e-9, share

@@ -1,0 +1,59 @@
+"""A CSV file of one row a network, filled row by row, so that a script goes on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def main(
+    description: str, models: str, columns: tuple[str, ...], measure: Callable[[str, int], dict[str, object]], out: str
+) -> list[dict[str, str]]:
+    """The command line of such a script: measure on one thread what the file lacks, and give all its rows.
+
+    Args:
+        description: of the command; its first line is shown.
+        models: names with commas between, where none are given.
+        columns: of the file; ``model`` is one.
+        measure: the row of a network, from its name and the number of repeats.
+        out: the file, where none is given.
+    """
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--models", default=models)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(out))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    path: Path = arguments.out
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = {row["model"] for row in read(path)} if path.exists() else set()
+    for name in arguments.models.split(","):
+        if name in known:
+            continue
+        row = measure(name, arguments.repeats)
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+        print(row, flush=True)
+    return read(path)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What ``work`` gives for these arguments, and its seconds of processor time."""
+    started = time.process_time()
+    result = work(*arguments)
+    return result, time.process_time() - started
