@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from edp_fx.channels import analyze
 from edp_fx.cost import measure
 from edp_fx.coverage import oracle
-from edp_fx.coverage.compare import difference, run
+from edp_fx.coverage.compare import difference, last_bit, run
 from edp_fx.coverage.failure import Figures, StageFailed
 from edp_fx.coverage.subject import Subject
 from edp_fx.errors import EdpError
@@ -61,7 +61,7 @@ def sound_stage(subject: Subject) -> Figures:
         found = oracle.difference(masked, pruned)
         figures["max_diff"] = max(figures["max_diff"], found)
         if found > tolerance:  # a network that blows up rounding can be compared no better than with itself
-            noise = oracle.difference(masked, oracle.masked_run(doubled, graph, keep, _last_bit(inputs)))
+            noise = oracle.difference(masked, oracle.masked_run(doubled, graph, keep, last_bit(inputs)))
             figures["noise"], tolerance = noise, max(tolerance, 10 * noise)
         if seed == 0:
             figures["control"] = oracle.difference(plain, masked)
@@ -156,11 +156,6 @@ def _computes_in_single(gm: fx.GraphModule, inputs: tuple[Tensor, ...], dtype: t
     propagate(gm, inputs)
     values = [leaf for node in gm.graph.nodes for leaf in tree_leaves(node.meta.get("val"))]
     return any(isinstance(value, Tensor) and value.dtype is torch.float32 for value in values)
-
-
-def _last_bit(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Every number moved to the next one up that float64 has."""
-    return tuple(x.nextafter(torch.full_like(x, torch.inf)) if x.is_floating_point() else x for x in inputs)
 
 
 def _to(model: nn.Module, dtype: torch.dtype) -> Any:
