@@ -31,8 +31,8 @@ shifted by up to two pixels and mirrored in training. Every method starts from r
 epochs in all, batch 128, SGD with Nesterov momentum and weight decay 5e-4, one learning-rate cycle to 0.15, gradients
 clipped at norm 5. The accuracy is that of the last epoch on the test images, which nothing was chosen on; where seeds
 are several, mean and standard deviation. MACs, parameters and peak activation memory are counted, of one image.
-Latency is the median for one image under onnxruntime, float32, one thread; it and the training seconds were measured
-one row after another on a machine that others used, too.
+Latency is the median for one image under onnxruntime, float32, one thread, measured row by row on a machine that others
+used, too; training seconds are the processor's where one thread trained.
 
 {methods}
 
