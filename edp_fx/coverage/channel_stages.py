@@ -78,11 +78,12 @@ def sound_stage(subject: Subject) -> Figures:
 def prune_merge_stage(subject: Subject) -> Figures:
     """Half of the exact channels and ranks zeroed, pruned and merged: the function stays, in fp32 and fp64.
 
-    Compared at another batch size and, where the model takes one, another image size; then one backward pass.
+    Compared at another batch size and, where the model takes one, another image size; then one backward pass. The
+    network with pairs is used up: copies of the largest models would not fit into memory.
     """
     if subject.inserted is None:
         raise EdpError("there is no network with pairs: the insert stage failed")
-    zeroed = calibrate(copy.deepcopy(subject.inserted), subject.inputs).eval()
+    zeroed, subject.inserted = calibrate(subject.inserted, subject.inputs).eval(), None
     graph = analyze(zeroed, subject.inputs)
     keep = oracle.random_keep(graph, 0, exact_only=True)
     oracle.zero_members(zeroed, graph, keep, ("producer", "consumer", "affine", "other"))
@@ -94,9 +95,9 @@ def prune_merge_stage(subject: Subject) -> Figures:
     figures["max_rel_diff"] = difference(
         run(zeroed, subject.other, train=False), run(small, subject.other, train=False)
     )["output"]
-    figures["max_rel_diff_fp64"] = _double_difference(zeroed, subject)
     figures["other_size"] = _other_size(zeroed, small, subject)
     trained = run(small, subject.other, train=True)
+    figures["max_rel_diff_fp64"] = _double_difference(_to(zeroed, torch.float64), subject)
     if figures["max_rel_diff"] > FP32 and figures["max_rel_diff_fp64"] > FP32 * FP64:
         raise StageFailed(f"PM changed the outputs by {figures['max_rel_diff']:.1e} relative", figures)
     single = figures["max_rel_diff_fp64"] > FP64 and _computes_in_single(_graph(subject), subject.inputs, torch.float64)
@@ -166,9 +167,8 @@ def _cast(inputs: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
     return tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
 
 
-def _double_difference(zeroed: fx.GraphModule, subject: Subject) -> float:
-    """The relative difference that pruning and merging makes in float64."""
-    doubled = _to(copy.deepcopy(zeroed), torch.float64)
+def _double_difference(doubled: fx.GraphModule, subject: Subject) -> float:
+    """The relative difference that pruning and merging makes to a float64 network."""
     small = prune_and_merge(doubled, _cast(subject.inputs, torch.float64))
     wide = _cast(subject.other, torch.float64)
     return difference(run(doubled, wide, train=False), run(small, wide, train=False))["output"]
