@@ -86,18 +86,22 @@ class Ledger:
 
     def tie(self, where: Where, left: np.ndarray, right: np.ndarray) -> None:
         """Make two broadcastable label arrays equal; an entry tied to FROZEN freezes."""
-        left, right = np.broadcast_arrays(left, right)
+        if left.shape != right.shape:
+            left, right = np.broadcast_arrays(left, right)
         flat_left, flat_right = left.ravel(), right.ravel()
-        differ = (flat_left != flat_right) & (flat_left != WILDCARD) & (flat_right != WILDCARD)
-        if not differ.any():
+        differ = flat_left != flat_right
+        if not differ.all():
+            flat_left, flat_right = flat_left[differ], flat_right[differ]
+        if not flat_left.size:
             return
-        flat_left, flat_right = flat_left[differ], flat_right[differ]
-        frozen = (flat_left == FROZEN) | (flat_right == FROZEN)
-        if frozen.any():
-            self.freeze(
-                where, np.maximum(flat_left[frozen], flat_right[frozen]), "tied to indices that cannot be removed"
-            )
-        self.ties.append(Tie(where, flat_left[~frozen], flat_right[~frozen]))
+        if min(flat_left.min(), flat_right.min()) <= FROZEN:
+            known = (flat_left != WILDCARD) & (flat_right != WILDCARD)
+            flat_left, flat_right = flat_left[known], flat_right[known]
+            frozen = (flat_left == FROZEN) | (flat_right == FROZEN)
+            reason = "tied to indices that cannot be removed"
+            self.freeze(where, np.maximum(flat_left[frozen], flat_right[frozen]), reason)
+            flat_left, flat_right = flat_left[~frozen], flat_right[~frozen]
+        self.ties.append(Tie(where, flat_left, flat_right))
 
     def freeze(self, where: Where, atoms: np.ndarray, reason: str) -> None:
         """These atoms can never be removed."""
