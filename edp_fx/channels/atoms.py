@@ -118,10 +118,9 @@ class Ledger:
 
     @staticmethod
     def _mark(into: list[Mark], where: Where, atoms: np.ndarray, reason: str) -> None:
-        unique = np.unique(atoms)
-        unique = unique[unique > FROZEN]
-        if unique.size:
-            into.append(Mark(where, unique, reason))
+        atoms = atoms[atoms > FROZEN]
+        if atoms.size:
+            into.append(Mark(where, atoms, reason))
 
     def components(self, known: np.ndarray | None = None, since: int = 0) -> np.ndarray:
         """The component id of every atom, in the order of their first atoms. FROZEN is a component of its own.
@@ -139,8 +138,8 @@ class Ledger:
 
     def frozen_components(self, component: np.ndarray) -> dict[int, Mark]:
         """Frozen component id -> the first mark that froze it."""
-        frozen: dict[int, Mark] = {}
-        for mark in self.freezes:
-            for one in np.unique(component[mark.atoms]):
-                frozen.setdefault(int(one), mark)
-        return frozen
+        first = np.full(int(component.max()) + 1, -1)
+        for k in reversed(range(len(self.freezes))):
+            first[component[self.freezes[k].atoms]] = k
+        frozen = np.flatnonzero(first >= 0)
+        return {one: self.freezes[k] for one, k in zip(frozen.tolist(), first[frozen].tolist())}

@@ -81,12 +81,7 @@ class ChannelGraph:
     _by_id: dict[int, Group] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._by_id = {group.id: group for group in self.groups}
-        shares = self._shares()
-        self.groups = [
-            replace(group, macs_share=shares[0].get(group.id, 0.0), params_share=shares[1].get(group.id, 0.0))
-            for group in self.groups
-        ]
+        self.groups = [replace(group, shares=self._shares_of) for group in self.groups]
         self._by_id = {group.id: group for group in self.groups}
 
     # -- looking things up ---------------------------------------------------------------------------------
@@ -249,6 +244,11 @@ class ChannelGraph:
             weights[one] = np.bincount(elements, minlength=self._by_id[one].size).astype(np.float64)
         return AxisCount(float((groups < 0).sum()), weights)
 
+    def _shares_of(self, group_id: int) -> tuple[float, float]:
+        macs, params = self._shares
+        return macs.get(group_id, 0.0), params.get(group_id, 0.0)
+
+    @cached_property
     def _shares(self) -> tuple[dict[int, float], dict[int, float]]:
         """Share of the dense network's MACs and parameters that hangs on each prunable group."""
         sizes = [(1.0, tuple(axes.values())) for axes in self.parameter_axes().values()]
