@@ -48,7 +48,8 @@ class Prune(Pass):
             resize_module(gm.get_submodule(path), layer_inputs.get(path))
         repaired = repair_sizes(gm, self.graph, masks)
         report.rewritten = sorted(touched) + repaired
-        gm.recompile()
+        if repaired:
+            gm.recompile()
         return PassResult(gm, True, report)
 
 

@@ -99,11 +99,12 @@ def assemble(
         parent.register_buffer(leaf, value, persistent=False)
     holder.training = root.training
     graph._tracer_cls = fx.Tracer  # so that the module pickles
-    gm = fx.GraphModule(holder, graph, class_name=type(root).__name__)
+    gm = fx.GraphModule(holder, fx.Graph(tracer_cls=fx.Tracer), class_name=type(root).__name__)
     gm._modules = holder._modules
     gm._parameters = holder._parameters
     gm._buffers = holder._buffers
     gm._non_persistent_buffers_set = holder._non_persistent_buffers_set
+    gm.graph = graph  # only now: a module given with its graph is taken apart node by node
     hidden = tuple(
         f"{path}.{name}" if path else name
         for path, module in gm.named_modules(remove_duplicate=False)
