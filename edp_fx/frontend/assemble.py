@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from edp_fx.frontend.running import submodule
+
 
 def share(module: nn.Module, memo: dict[int, nn.Module]) -> nn.Module:
     """A structural copy: new module objects, the same parameters and buffers.
@@ -84,7 +86,7 @@ def assemble(
         constants: tensors that are neither parameters nor buffers, by name; they become non-persistent buffers.
     """
     leaves = {
-        id(root.get_submodule(str(node.target)))
+        id(submodule(root, str(node.target)))
         for node in graph.nodes
         if node.op == "call_module" and node.target not in extra
     }
