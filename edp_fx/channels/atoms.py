@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -11,15 +12,14 @@ from scipy.sparse.csgraph import connected_components
 from edp_fx.channels.labels import FROZEN, WILDCARD
 
 
-@dataclass(frozen=True)
-class Where:
+class Where(NamedTuple):
     """The graph node and the ATen operation at which something happened."""
 
     node: str
     op: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Tie:
     """Atoms made equal, pairwise, at one operation."""
 
@@ -28,7 +28,7 @@ class Tie:
     right: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Mark:
     """Atoms frozen, or marked inexact, at one operation, and why."""
 
@@ -37,7 +37,7 @@ class Mark:
     reason: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Grid:
     """A tensor labelled jointly over several axes; indices of the ``fixed`` axes must all stay."""
 
@@ -46,7 +46,7 @@ class Grid:
     fixed: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Mix:
     """An operation that mixes the labelled indices of ``axis`` of its first operand, so that their number matters."""
 
@@ -55,7 +55,7 @@ class Mix:
     atoms: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Site:
     """A multiply-accumulate operation: ``constant`` times the product of the alive indices of each axis."""
 

@@ -20,7 +20,7 @@ FROZEN = 0
 WILDCARD = -1  # an entry that is zero whatever is removed: padding
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Factor:
     """One label array of a tensor.
 

@@ -139,7 +139,7 @@ class ShapeMode(TorchFunctionMode):
         name = func.__name__
         if name == "__get__":
             return func(*args)
-        with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction():  # modes below this one too: what a call is made of is its own business
             args = tuple(map(self.lower, args))
             kwargs = {k: self.lower(v) for k, v in kwargs.items()} if kwargs else {}
             try:
@@ -148,19 +148,22 @@ class ShapeMode(TorchFunctionMode):
                     return empty_again(self._results[key])
             except TypeError:
                 key = None
-        if func in _SHORTCUTS:
-            result = _SHORTCUTS[func](*args, **kwargs)
-        elif name in ("cpu", "cuda"):
-            result = args[0]
-        else:
-            if isinstance(kwargs.get("device"), str) or (func in _CONSTRUCTORS and kwargs.get("device") is None):
-                kwargs["device"] = META
-            if name == "to" and len(args) > 1 and isinstance(args[1], str):
-                args = (args[0], META, *args[2:])
-            result = func(*args, **kwargs)
+            result = self._call(func, name, args, kwargs)
         if key is not None and (not name.endswith("_") or name.endswith("__")):
             self._results[key] = result
         return result
+
+    @staticmethod
+    def _call(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func in _SHORTCUTS:
+            return _SHORTCUTS[func](*args, **kwargs)
+        if name in ("cpu", "cuda"):
+            return args[0]
+        if isinstance(kwargs.get("device"), str) or (func in _CONSTRUCTORS and kwargs.get("device") is None):
+            kwargs["device"] = META
+        if name == "to" and len(args) > 1 and isinstance(args[1], str):
+            args = (args[0], META, *args[2:])
+        return func(*args, **kwargs)
 
 
 class shapes_only:
