@@ -71,9 +71,10 @@ def _same(one: Any, other: Any) -> bool:
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Puts every submodule into eval mode and gives each back its mode, and what it had assigned to itself."""
-    restores = [snapshot(module) for module in model.modules()]
+    modules = list(model.modules())
+    restores = [snapshot(module) for module in modules]
     try:
-        for module in model.modules():
+        for module in modules:
             module.__dict__["training"] = False
         yield
     finally:

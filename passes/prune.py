@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edp_fx.channels import ChannelGraph
+from edp_fx.frontend.running import submodule
 from edp_fx.passes.base import Pass, PassReport, PassResult
 from edp_fx.passes.resize import resize_module
 from edp_fx.passes.sizes import repair_sizes
@@ -45,10 +46,11 @@ class Prune(Pass):
         touched = slice_state(gm, kept)
         layer_inputs = _input_shapes(gm, self.graph, masks)
         for path in touched | set(layer_inputs):
-            resize_module(gm.get_submodule(path), layer_inputs.get(path))
+            resize_module(submodule(gm, path), layer_inputs.get(path))
         repaired = repair_sizes(gm, self.graph, masks)
         report.rewritten = sorted(touched) + repaired
-        gm.recompile()
+        if repaired:
+            gm.recompile()
         return PassResult(gm, True, report)
 
 
@@ -57,7 +59,7 @@ def slice_state(module: nn.Module, kept: Kept) -> set[str]:
     replaced: dict[int, Tensor] = {}
     for name, axes in kept.items():
         path, _, leaf = name.rpartition(".")
-        old = getattr(module.get_submodule(path), leaf)
+        old = getattr(submodule(module, path), leaf)
         replaced[id(old)] = select(old, axes)
     touched = set()
     for path, owner in module.named_modules():

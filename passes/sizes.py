@@ -21,6 +21,7 @@ from edp_fx.channels import ChannelGraph
 from edp_fx.errors import PassError
 from edp_fx.frontend.layers import AttentionDropout
 from edp_fx.frontend.normal_form import remove_dead_code
+from edp_fx.frontend.running import GraphRunner, submodule
 from edp_fx.frontend.shapes import ShapeMode, shapes_only
 from edp_fx.inputs import eval_mode
 
@@ -45,37 +46,38 @@ def repair_sizes(gm: fx.GraphModule, graph: ChannelGraph, masks: dict[str, list[
     return list(repairer.changes)
 
 
-class _Repairer(fx.Interpreter):
+class _Repairer(GraphRunner):
     def __init__(self, gm: fx.GraphModule, graph: ChannelGraph, masks: dict[str, list[Masks]]) -> None:
-        super().__init__(gm, garbage_collect_values=False)
-        self.extra_traceback = False
+        super().__init__(gm)
         self.shapes = graph.node_shapes
         self.scalars = graph.node_scalars
         self.masks = masks
         self.changes: dict[str, None] = {}
 
-    def run_node(self, n: fx.Node) -> Any:
-        if n.op in ("call_function", "call_method"):
-            self._pin(n)
-        repair = REPAIRS.get(self._kind(n))
+    def run_node(self, node: fx.Node) -> Any:
+        if node.op in ("call_function", "call_method"):
+            self._pin(node)
+        repair = REPAIRS.get(self._kind(node))
         if repair is not None:  # also where nothing of the tensor goes: a size may come from a tensor that shrinks
-            repair(self, n)
+            repair(self, node)
         try:
-            result = super().run_node(n)
+            result = super().run_node(node)
         except Exception as error:
             first = (str(error) or type(error).__name__).split("\n")[0]
             raise PassError(
-                f"prune: the sizes at node {n.name!r} ({n.target}) cannot follow the pruned channels: {first}"
+                f"prune: the sizes at node {node.name!r} ({node.target}) cannot follow the pruned channels: {first}"
             ) from error
         got = [tuple(leaf.shape) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        want = self.predicted(n)
+        want = self.predicted(node)
         if got != want:
-            raise PassError(f"prune: node {n.name!r} ({n.target}) gives {got} after pruning where {want} was predicted")
+            raise PassError(
+                f"prune: node {node.name!r} ({node.target}) gives {got} after pruning where {want} was predicted"
+            )
         return result
 
     def _kind(self, node: fx.Node) -> Any:
         """What repairs are found by: the function, the method's name or the layer's class."""
-        return type(self.fetch_attr(str(node.target))) if node.op == "call_module" else node.target
+        return type(submodule(self.gm, str(node.target))) if node.op == "call_module" else node.target
 
     def predicted(self, node: fx.Node) -> list[tuple[int, ...]]:
         """The shape of every tensor of ``node`` after pruning."""

@@ -202,3 +202,17 @@ def test_misuse_is_one_clear_error() -> None:
         analyze(gm, torch.randn(IMAGE), heads="half")
     with pytest.raises(AnalysisError, match=r"did you mean head|no layer"):
         analyze(gm, torch.randn(IMAGE)).explain("heat")
+
+
+def test_tensors_made_on_the_way_are_no_channels_and_need_no_device():
+    class Shifted(nn.Module):
+        def forward(self, x):
+            if self.training:  # a leaf, so that what it makes is made while the sweep runs
+                return x
+            return x * torch.tensor([2.0]) + torch.arange(x.shape[-1]) + torch.zeros(1, device="cpu")
+
+    graph = analyze(nn.Sequential(conv(3, 8), Shifted(), conv(8, 2)), torch.randn(2, 3, 8, 8))
+    assert [(group.name, group.size, group.prunable) for group in graph.groups if group.producers] == [
+        ("0", 8, True),
+        ("2", 2, False),
+    ]

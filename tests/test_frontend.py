@@ -17,6 +17,7 @@ from edp_fx import trace
 from edp_fx.coverage.compare import difference, run
 from edp_fx.errors import ModelError, PassError, TraceError
 from edp_fx.frontend import propagate
+from edp_fx.frontend.running import GraphRunner
 from edp_fx.inputs import randomize_
 
 MODELS = [
@@ -151,6 +152,52 @@ def test_every_node_knows_its_shape():
     Check(graph).run(x)
     propagate(graph, images(5, 96))
     Check(graph).run(images(5, 96))
+
+
+def test_a_graph_runs_as_under_the_interpreter():
+    def many(x, *more):
+        return torch.cat(more).relu() + x
+
+    def default(x, scale=2.0):
+        return x * scale
+
+    for function, shapes in ((many, [(4, 3), (2, 3), (2, 3)]), (default, [(2, 3)])):
+        gm = fx.symbolic_trace(function)
+        inputs = [torch.randn(shape) for shape in shapes]
+        wanted = fx.Interpreter(gm).run(*inputs)
+        assert torch.equal(GraphRunner(gm).run(*inputs), wanted)
+        assert torch.equal(wanted, function(*inputs))
+
+
+def test_what_a_module_did_before_it_proved_untraceable_is_undone():
+    class Stubborn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 3, 1)
+            self.seen = []
+
+        def forward(self, x):
+            self.seen.append(x)
+            self.last = self.layer(x)
+            return self.last if x.mean() > -9 else x
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = Stubborn()
+
+        def forward(self, x):
+            return self.part(self.part(x))
+
+    model = Twice().eval()
+    before = {name: dict(vars(module)) for name, module in model.named_modules()}
+    graph = trace(model, images(2, 8))
+    assert [one.node for one in graph.meta["edp_fx.trace"].opaque] == ["part", "part"]
+    assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["part", "part"]
+    assert {name: dict(vars(module)) for name, module in model.named_modules()} == before
+    assert model.part.seen == []
+    with torch.no_grad():
+        torch.testing.assert_close(graph(images(3, 8)), model(images(3, 8)))
 
 
 def test_propagate_names_the_node_that_does_not_fit():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -11,15 +12,14 @@ from scipy.sparse.csgraph import connected_components
 from edp_fx.channels.labels import FROZEN, WILDCARD
 
 
-@dataclass(frozen=True)
-class Where:
+class Where(NamedTuple):
     """The graph node and the ATen operation at which something happened."""
 
     node: str
     op: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Tie:
     """Atoms made equal, pairwise, at one operation."""
 
@@ -28,7 +28,7 @@ class Tie:
     right: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Mark:
     """Atoms frozen, or marked inexact, at one operation, and why."""
 
@@ -37,7 +37,7 @@ class Mark:
     reason: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Grid:
     """A tensor labelled jointly over several axes; indices of the ``fixed`` axes must all stay."""
 
@@ -46,7 +46,7 @@ class Grid:
     fixed: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Mix:
     """An operation that mixes the labelled indices of ``axis`` of its first operand, so that their number matters."""
 
@@ -55,7 +55,7 @@ class Mix:
     atoms: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Site:
     """A multiply-accumulate operation: ``constant`` times the product of the alive indices of each axis."""
 
@@ -86,18 +86,22 @@ class Ledger:
 
     def tie(self, where: Where, left: np.ndarray, right: np.ndarray) -> None:
         """Make two broadcastable label arrays equal; an entry tied to FROZEN freezes."""
-        left, right = np.broadcast_arrays(left, right)
+        if left.shape != right.shape:
+            left, right = np.broadcast_arrays(left, right)
         flat_left, flat_right = left.ravel(), right.ravel()
-        differ = (flat_left != flat_right) & (flat_left != WILDCARD) & (flat_right != WILDCARD)
-        if not differ.any():
+        differ = flat_left != flat_right
+        if not differ.all():
+            flat_left, flat_right = flat_left[differ], flat_right[differ]
+        if not flat_left.size:
             return
-        flat_left, flat_right = flat_left[differ], flat_right[differ]
-        frozen = (flat_left == FROZEN) | (flat_right == FROZEN)
-        if frozen.any():
-            self.freeze(
-                where, np.maximum(flat_left[frozen], flat_right[frozen]), "tied to indices that cannot be removed"
-            )
-        self.ties.append(Tie(where, flat_left[~frozen], flat_right[~frozen]))
+        if min(flat_left.min(), flat_right.min()) <= FROZEN:
+            known = (flat_left != WILDCARD) & (flat_right != WILDCARD)
+            flat_left, flat_right = flat_left[known], flat_right[known]
+            frozen = (flat_left == FROZEN) | (flat_right == FROZEN)
+            reason = "tied to indices that cannot be removed"
+            self.freeze(where, np.maximum(flat_left[frozen], flat_right[frozen]), reason)
+            flat_left, flat_right = flat_left[~frozen], flat_right[~frozen]
+        self.ties.append(Tie(where, flat_left, flat_right))
 
     def freeze(self, where: Where, atoms: np.ndarray, reason: str) -> None:
         """These atoms can never be removed."""
@@ -114,10 +118,9 @@ class Ledger:
 
     @staticmethod
     def _mark(into: list[Mark], where: Where, atoms: np.ndarray, reason: str) -> None:
-        unique = np.unique(atoms)
-        unique = unique[unique > FROZEN]
-        if unique.size:
-            into.append(Mark(where, unique, reason))
+        atoms = atoms[atoms > FROZEN]
+        if atoms.size:
+            into.append(Mark(where, atoms, reason))
 
     def components(self, known: np.ndarray | None = None, since: int = 0) -> np.ndarray:
         """The component id of every atom, in the order of their first atoms. FROZEN is a component of its own.
@@ -135,8 +138,8 @@ class Ledger:
 
     def frozen_components(self, component: np.ndarray) -> dict[int, Mark]:
         """Frozen component id -> the first mark that froze it."""
-        frozen: dict[int, Mark] = {}
-        for mark in self.freezes:
-            for one in np.unique(component[mark.atoms]):
-                frozen.setdefault(int(one), mark)
-        return frozen
+        first = np.full(int(component.max()) + 1, -1)
+        for k in reversed(range(len(self.freezes))):
+            first[component[self.freezes[k].atoms]] = k
+        frozen = np.flatnonzero(first >= 0)
+        return {one: self.freezes[k] for one, k in zip(frozen.tolist(), first[frozen].tolist())}

@@ -81,12 +81,7 @@ class ChannelGraph:
     _by_id: dict[int, Group] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._by_id = {group.id: group for group in self.groups}
-        shares = self._shares()
-        self.groups = [
-            replace(group, macs_share=shares[0].get(group.id, 0.0), params_share=shares[1].get(group.id, 0.0))
-            for group in self.groups
-        ]
+        self.groups = [replace(group, shares=self._shares_of) for group in self.groups]
         self._by_id = {group.id: group for group in self.groups}
 
     # -- looking things up ---------------------------------------------------------------------------------
@@ -175,29 +170,32 @@ class ChannelGraph:
             alive[group.view][group.components[~np.asarray(kept)]] = False
         return alive
 
+    def _alive_atoms(self, keep: Keep) -> list[np.ndarray]:
+        """Per view, which atoms stay."""
+        return [living[view.component] for view, living in zip(self.views, self.alive_components(keep))]
+
     def parameter_keep(self, keep: Keep) -> dict[str, dict[int, np.ndarray]]:
         """Parameter name -> axis -> indices that stay, for every axis that loses something."""
-        alive = self.alive_components(keep)
+        alive = self._alive_atoms(keep)
         result: dict[str, dict[int, np.ndarray]] = {}
         for name, axes in self.views[0].sweep.parameters.items():
             for axis in axes:
-                mask = np.ones(axes[axis].size, dtype=bool)
-                for view, living in zip(self.views, alive):
-                    mask &= living[view.component[view.sweep.parameters[name][axis]]]
+                masks = [living[view.sweep.parameters[name][axis]] for view, living in zip(self.views, alive)]
+                mask = masks[0] if len(masks) == 1 else np.logical_and.reduce(masks)
                 if not mask.all():
                     result.setdefault(name, {})[axis] = np.flatnonzero(mask)
         return result
 
     def node_masks(self, keep: Keep) -> dict[str, list[dict[int, np.ndarray]]]:
         """Node name -> for each tensor it gives, axis -> mask of the indices that stay, for axes that lose some."""
-        alive = self.alive_components(keep)
+        alive = self._alive_atoms(keep)
         result: dict[str, list[dict[int, np.ndarray]]] = {}
         for node, tensors in self.views[0].sweep.outputs.items():
             found: list[dict[int, np.ndarray]] = []
             for k in range(len(tensors)):
                 masks: dict[int, np.ndarray] = {}
                 for view, living in zip(self.views, alive):
-                    _mask_axes(view.component, view.sweep.outputs[node][k][1], living, masks)
+                    _mask_axes(view.sweep.outputs[node][k][1], living, masks)
                 found.append(masks)
             result[node] = found
         return result
@@ -249,6 +247,11 @@ class ChannelGraph:
             weights[one] = np.bincount(elements, minlength=self._by_id[one].size).astype(np.float64)
         return AxisCount(float((groups < 0).sum()), weights)
 
+    def _shares_of(self, group_id: int) -> tuple[float, float]:
+        macs, params = self._shares
+        return macs.get(group_id, 0.0), params.get(group_id, 0.0)
+
+    @cached_property
     def _shares(self) -> tuple[dict[int, float], dict[int, float]]:
         """Share of the dense network's MACs and parameters that hangs on each prunable group."""
         sizes = [(1.0, tuple(axes.values())) for axes in self.parameter_axes().values()]
@@ -267,17 +270,19 @@ def _shares(terms: list[tuple[float, tuple[AxisCount, ...]]]) -> dict[int, float
     return {group: value / total for group, value in lost.items()} if total else {}
 
 
-def _mask_axes(component: np.ndarray, labels: Labels, alive: np.ndarray, masks: dict[int, np.ndarray]) -> None:
+def _mask_axes(labels: Labels, alive: np.ndarray, masks: dict[int, np.ndarray]) -> None:
     """Fold into ``masks`` which indices of each axis stay. A factor varies along one axis once ties are resolved."""
     for factor in labels:
-        living = alive[component[factor.atoms]]
+        living = alive[factor.atoms]
         if living.all():
             continue
-        for axis in factor.axes:
-            other = tuple(a for a in range(living.ndim) if a != axis)
-            along = living.all(axis=other)
-            if not along.all() and (living.any(axis=other) == along).all():
-                masks[axis] = masks.get(axis, np.ones(along.size, dtype=bool)) & along
+        axes = factor.axes
+        for axis in axes:
+            other = tuple([a for a in axes if a != axis])
+            along = living.all(axis=other, keepdims=True) if other else living
+            if not along.all() and (not other or (living.any(axis=other, keepdims=True) == along).all()):
+                along = along.ravel()
+                masks[axis] = masks[axis] & along if axis in masks else along
 
 
 __all__ = ["AxisCount", "ChannelGraph", "CostSite", "Keep"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.sparse import coo_matrix
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -65,8 +67,17 @@ class Group:
     ties: tuple[tuple[str, str], ...]
     view: int = 0
     components: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False)
-    macs_share: float = 0.0
-    params_share: float = 0.0
+    shares: Callable[[int], tuple[float, float]] = field(default=lambda _: (0.0, 0.0), repr=False)
+
+    @property
+    def macs_share(self) -> float:
+        """The share of the dense network's multiply-accumulates that hangs on it; 0 where it is not prunable."""
+        return self.shares(self.id)[0]
+
+    @property
+    def params_share(self) -> float:
+        """The share of the dense network's parameters that hangs on it; 0 where it is not prunable."""
+        return self.shares(self.id)[1]
 
     @property
     def prunable(self) -> bool:
@@ -115,27 +126,21 @@ def find_groups(view: View, root: nn.Module, index: int = 0) -> list[Group]:
     ]
     if not axes:
         return []
-    of_axis = np.concatenate([np.full(roots.size, k, dtype=np.int64) for k, (_, _, roots) in enumerate(axes)])
-    roots = np.concatenate([one for _, _, one in axes])
-    touching, place = np.divmod(np.unique(roots * len(axes) + of_axis), len(axes))
-    starts = np.flatnonzero(np.r_[True, touching[1:] != touching[:-1]])
-    signatures: dict[tuple[bool, bytes], list[int]] = defaultdict(list)
-    for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(place)]):
-        one = int(touching[start])
-        signatures[(one in view.frozen, place[start:end].tobytes())].append(one)
+    signatures = _signatures([roots for _, _, roots in axes], view.frozen)
     roles = Roles(root)
-    first = np.zeros(int(view.component.max()) + 1, dtype=bool)
+    count = int(view.component.max()) + 1
+    first = np.zeros(count, dtype=bool)
     first[[components[0] for components in signatures.values()]] = True
     ties, inexact, unzeroed = _marks(view, first)
-    found = []
+    number = np.full(count, -1, dtype=np.int32)
+    found: list[Group] = []
     for (is_frozen, signature), components in signatures.items():
-        places = np.frombuffer(signature, dtype=np.int64)
-        ordered = _in_order(axes[places[0]][2], components)
-        number = np.full(view.component.max() + 1, -1, dtype=np.int32)
-        number[ordered] = np.arange(len(ordered))
+        number[components] = np.arange(len(components))
         members = tuple(
-            Member(name, axis, number[one], roles.of(name, axis)) for name, axis, one in (axes[k] for k in places)
+            Member(name, axis, number[roots], roles.of(name, axis))
+            for name, axis, roots in (axes[k] for k in np.frombuffer(signature, dtype=np.int32).tolist())
         )
+        number[components] = -1
         frozen, is_output = None, False
         if is_frozen:
             mark = view.frozen[components[0]]
@@ -150,30 +155,41 @@ def find_groups(view: View, root: nn.Module, index: int = 0) -> list[Group]:
         reasons = tuple(dict.fromkeys(reason for one in components for reason in inexact.get(one, ())))
         name = next((m.layer or m.parameter for m in members if m.role == "producer"), members[0].parameter)
         group = Group(
-            id=0,
+            id=len(found),
             name=name,
             kind="rank" if roles.is_rank(members) else "channel",
             size=len(components),
             members=members,
             exact=not reasons,
             inexact_reasons=reasons,
-            zero_propagates=not any(one in unzeroed for one in components),
+            zero_propagates=not unzeroed[components].any(),
             frozen=frozen,
             is_output=is_output,
-            ties=tuple(dict.fromkeys(tie for one in components[:1] for tie in ties.get(one, ()))),
+            ties=tuple(dict.fromkeys(ties.get(components[0], ()))),
             view=index,
-            components=np.asarray(ordered),
+            components=np.asarray(components),
         )
         found.append(group)
-    return [replace(group, id=k) for k, group in enumerate(found)]
+    return found
 
 
-def _in_order(roots: np.ndarray, components: list[int]) -> list[int]:
-    wanted = set(components)
-    return list(dict.fromkeys(one for one in roots.tolist() if one in wanted))
+def _signatures(axes: list[np.ndarray], frozen: Mapping[int, Mark]) -> dict[tuple[bool, bytes], list[int]]:
+    """Components by whether they are frozen and by the (int32) numbers of the axes they touch.
+
+    Components are numbered by their first atoms, so those of a signature are in the order of its first axis.
+    """
+    roots = np.concatenate(axes)
+    of_axis = np.repeat(np.arange(len(axes), dtype=np.int32), [one.size for one in axes])
+    touching = coo_matrix((np.ones(roots.size, dtype=bool), (roots, of_axis))).tocsr()
+    places, width = touching.indices.astype(np.int32, copy=False).tobytes(), 4
+    bounds = touching.indptr.tolist()
+    signatures: dict[tuple[bool, bytes], list[int]] = defaultdict(list)
+    for one in np.flatnonzero(np.diff(touching.indptr)).tolist():
+        signatures[one in frozen, places[width * bounds[one] : width * bounds[one + 1]]].append(one)
+    return signatures
 
 
-def _marks(view: View, first: np.ndarray) -> tuple[dict[int, list[tuple[str, str]]], dict[int, list[str]], set[int]]:
+def _marks(view: View, first: np.ndarray) -> tuple[dict[int, list[tuple[str, str]]], dict[int, list[str]], np.ndarray]:
     """Per component: what tied it, why it is inexact, and whether a consumer sees something other than 0.
 
     Ties are looked up for the components in the mask ``first`` only.
@@ -185,9 +201,11 @@ def _marks(view: View, first: np.ndarray) -> tuple[dict[int, list[tuple[str, str
             ties[one].append((tie.where.node, tie.where.op))
     inexact: dict[int, list[str]] = defaultdict(list)
     for mark in view.ledger.inexact:
-        for one in np.unique(view.component[mark.atoms]).tolist():
+        for one in set(view.component[mark.atoms].tolist()):
             inexact[one].append(f"{mark.reason} ({mark.where.node})")
-    unzeroed = {one for mark in view.ledger.unzeroed for one in view.component[mark.atoms].tolist()}
+    unzeroed = np.zeros(first.size, dtype=bool)
+    for mark in view.ledger.unzeroed:
+        unzeroed[view.component[mark.atoms]] = True
     return ties, inexact, unzeroed
 
 

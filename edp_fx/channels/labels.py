@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 FROZEN = 0
 WILDCARD = -1  # an entry that is zero whatever is removed: padding
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Factor:
     """One label array of a tensor.
 
@@ -34,7 +36,7 @@ class Factor:
     @property
     def axes(self) -> tuple[int, ...]:
         """The axes along which the labels vary."""
-        return tuple(axis for axis, size in enumerate(self.atoms.shape) if size > 1)
+        return varying(self.atoms)
 
     def with_atoms(self, atoms: np.ndarray) -> Factor:
         """The same factor with other labels."""
@@ -42,6 +44,22 @@ class Factor:
 
 
 Labels = tuple[Factor, ...]
+
+
+def varying(atoms: np.ndarray) -> tuple[int, ...]:
+    """The axes along which a label array is not of size 1."""
+    return tuple([axis for axis, size in enumerate(atoms.shape) if size > 1])
+
+
+def tensors(*values: Any) -> list[Tensor]:
+    """The tensors among operands or results of an ATen operation, where they stand alone or in a list."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += [one for one in value if isinstance(one, Tensor)]
+    return found
 
 
 def vector(atoms: np.ndarray, axis: int, ndim: int) -> np.ndarray:

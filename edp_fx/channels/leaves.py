@@ -8,6 +8,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from edp_fx.channels.atoms import Where
 from edp_fx.channels.sweep import Sweep
+from edp_fx.frontend.running import submodule
 from edp_fx.pairs import Pair
 
 # Layers, and their subclasses, whose sizes are attributes that pruning rewrites.
@@ -34,7 +35,7 @@ def freeze_opaque_leaves(gm: fx.GraphModule, sweep: Sweep) -> None:
     for node in gm.graph.nodes:
         if node.op != "call_module":
             continue
-        module = gm.get_submodule(node.target)
+        module = submodule(gm, node.target)
         if isinstance(module, RESIZABLE) or _sizes_follow(node, module, sweep):
             continue
         where = Where(node.name, type(module).__name__)

@@ -23,7 +23,8 @@ def rectangularise(ledger: Ledger) -> np.ndarray:
     while pending:
         known = len(ledger.ties)
         frozen = np.zeros(int(component.max()) + 1, dtype=bool)
-        frozen[list(ledger.frozen_components(component))] = True
+        for mark in ledger.freezes:
+            frozen[component[mark.atoms]] = True
         frozen[component[FROZEN]] = True
         touched: set[int] = set()
         waiting = []

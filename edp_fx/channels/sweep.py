@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.weak import WeakIdKeyDictionary
 
 from edp_fx.channels.atoms import Grid, Ledger, Where
-from edp_fx.channels.labels import Factor, Labels, drop_trivial, repeats_along, vector
+from edp_fx.channels.labels import Factor, Labels, drop_trivial, repeats_along, tensors, vector
+from edp_fx.channels.rules import Operation, apply_rule, operation
 from edp_fx.errors import AnalysisError
-from edp_fx.frontend.shapes import call_key, empty_again
+from edp_fx.frontend.running import GraphRunner
+from edp_fx.frontend.shapes import META, call_key, empty_again, like
 from edp_fx.inputs import eval_mode
 
 
@@ -38,15 +39,16 @@ class Sweep(TorchDispatchMode):
         self.parameters: dict[str, dict[int, np.ndarray]] = {}
         self.outputs: dict[str, list[tuple[tuple[int, ...], Labels]]] = {}  # by graph node
         self.scalars: dict[str, Any] = {}
-        self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._alive: list[Tensor] = []
+        self.dead_results: dict[Any, bool] = {}  # of pointwise operations, see their rule
+        self._labels: dict[int, tuple[Tensor, Labels]] = {}  # by id, which the tensor beside keeps its own
         self._results: dict[Any, Any] = {}
 
     # -- labels of tensors ---------------------------------------------------------------------------------
 
     def labels(self, tensor: Tensor) -> Labels:
         """The factors of ``tensor``; empty for inputs and constants."""
-        return self._labels.get(tensor, ())
+        found = self._labels.get(id(tensor))
+        return found[1] if found is not None else ()
 
     def set(self, tensor: Tensor, factors: Any) -> None:
         """Give ``tensor`` its factors; jointly labelled ones are remembered as boxes to keep rectangular.
@@ -58,7 +60,7 @@ class Sweep(TorchDispatchMode):
             if not factor.axes:
                 self.freeze(factor, "an index alone on its axis")
         kept = self._disjoint(drop_trivial(factors))
-        self._labels[tensor] = kept
+        self._labels[id(tensor)] = (tensor, kept)
         for factor in kept:
             if len(factor.axes) > 1:
                 self.ledger.grids.append(Grid(self.where, factor.atoms))
@@ -81,8 +83,16 @@ class Sweep(TorchDispatchMode):
             return
         axes = {axis: self.ledger.born(size) for axis, size in enumerate(meta.shape) if size > 1}
         self.parameters[name] = axes
-        self._labels[meta] = tuple(Factor(vector(atoms, axis, meta.ndim)) for axis, atoms in axes.items())
-        self._alive.append(meta)
+        self._labels[id(meta)] = (
+            meta,
+            tuple(Factor(vector(atoms, axis, meta.ndim)) for axis, atoms in axes.items()),
+        )
+
+    def forget_tensors(self) -> None:
+        """After the run: what was learnt is by node and by parameter."""
+        self._labels.clear()
+        self._results.clear()
+        self.dead_results.clear()
 
     # -- what rules do with labels -------------------------------------------------------------------------
 
@@ -126,52 +136,65 @@ class Sweep(TorchDispatchMode):
     # -- running -------------------------------------------------------------------------------------------
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from edp_fx.channels.rules import apply_rule, is_pointwise
-
         kwargs = kwargs or {}
-        out = self._shapes(func, args, kwargs, is_pointwise(func))
-        self.where = Where(self.where.node, str(func))
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": META}
+        operands = tensors(*args, *kwargs.values())
+        if any(one.is_meta for one in operands) and not all(one.is_meta for one in operands):
+            args, kwargs = tree_map_only(Tensor, lambda one: one if one.is_meta else like(one), (args, kwargs))
+        known = operation(func)
+        out = self._shapes(func, known, args, kwargs)
+        self.where = Where(self.where.node, known.name)
         apply_rule(self, func, args, kwargs, out)
         return out
 
-    def _shapes(self, func: Any, args: Any, kwargs: Any, pointwise: bool) -> Any:
+    def _shapes(self, func: Any, known: Operation, args: Any, kwargs: Any) -> Any:
         """The result without data. Networks repeat themselves, and some operations are slow even without data."""
-        if func._schema.is_mutable:
-            return args[0] if pointwise and func._schema.name.endswith("_") else func(*args, **kwargs)
+        if known.mutable:
+            return args[0] if known.pointwise and func._schema.name.endswith("_") else func(*args, **kwargs)
         shortcut = SHORTCUTS.get(func.overloadpacket)
         if shortcut is not None:
             return shortcut(*args)
-        like = _one_shape(args, kwargs) if pointwise and "memory_format" not in kwargs else None
-        if like is not None:  # only the type is left to find out, and that on as little as can be
-            args, kwargs = tree_map_only(Tensor, _tiny, (args, kwargs))
+        shape = _one_shape(args, kwargs) if known.pointwise and "memory_format" not in kwargs else None
+        key_of = call_key if shape is None else _type_key  # of one shape, only the type is left to find out
         try:
-            key = (func, call_key(args), *((name, call_key(value)) for name, value in kwargs.items()))
-            known = self._results.get(key)
+            key = (func, *map(key_of, args), *((name, key_of(value)) for name, value in kwargs.items()))
+            result = self._results.get(key)
         except TypeError:
-            known, key = None, None
-        if known is None:
-            known = func(*args, **kwargs)
+            result, key = None, None
+        if result is None:
+            if shape is not None:
+                args, kwargs = tree_map_only(Tensor, _tiny, (args, kwargs))
+            result = func(*args, **kwargs)
             if key is not None:
-                self._results[key] = known
-        if like is not None:
-            return torch.empty_like(like, dtype=known.dtype)
-        return known if key is None else empty_again(known)
+                self._results[key] = result
+        if shape is not None:
+            return like(shape, result.dtype)
+        return result if key is None else empty_again(result)
 
 
 def _one_shape(args: Any, kwargs: Any) -> Tensor | None:
     """A tensor that all tensors of a call are shaped and strided like; None where they differ."""
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    if tensors and all(t.shape == tensors[0].shape and t.stride() == tensors[0].stride() for t in tensors):
-        return tensors[0]
+    first, *others = tensors(*args, *kwargs.values()) or (None,)
+    if first is not None and all(t.shape == first.shape and t.stride() == first.stride() for t in others):
+        return first
     return None
 
 
+def _type_key(value: Any) -> Any:
+    """As :func:`call_key`, for operands of which only the type matters."""
+    if isinstance(value, Tensor):
+        return (value.dtype, value.ndim > 0)
+    return call_key(value)
+
+
 def _tiny(tensor: Tensor) -> Tensor:
-    return torch.empty((1,) * min(tensor.ndim, 1), dtype=tensor.dtype, device="meta")
+    return torch.empty((1,) * min(tensor.ndim, 1), dtype=tensor.dtype, device=META)
 
 
 def _batch_norm(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+    statistics = torch.empty(0, dtype=x.dtype, device=META)
+    return like(x), statistics, statistics
 
 
 # These run as Python decompositions of a dozen operations each; no rule reads the statistics they also give.
@@ -182,13 +205,12 @@ SHORTCUTS: dict[Any, Callable[..., Any]] = {
 }
 
 
-class _Runner(fx.Interpreter):
+class _Runner(GraphRunner):
     """Tells the sweep which graph node is running, and keeps the labels of its outputs."""
 
     def __init__(self, gm: fx.GraphModule, sweep: Sweep) -> None:
-        super().__init__(gm, garbage_collect_values=True)
+        super().__init__(gm)
         self.sweep = sweep
-        self.extra_traceback = False
 
     def run_node(self, node: fx.Node) -> Any:
         self.sweep.where = Where(node.name, node.op)
@@ -202,16 +224,18 @@ class _Runner(fx.Interpreter):
                 f"the graph does not run at node {node.name!r} ({node.target}): {first}. "
                 "Check the shape and device of the example inputs"
             ) from error
-        leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if isinstance(result, (int, float)):
             self.sweep.scalars[node.name] = result
-        self.sweep.outputs[node.name] = [(tuple(leaf.shape), self.sweep.labels(leaf)) for leaf in leaves]
+        leaves = (result,) if isinstance(result, Tensor) else tree_leaves(result)
+        self.sweep.outputs[node.name] = [
+            (tuple(leaf.shape), self.sweep.labels(leaf)) for leaf in leaves if isinstance(leaf, Tensor)
+        ]
         return result
 
 
 def without_data(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The same on the meta device."""
-    return tree_map_only(Tensor, lambda x: torch.empty_like(x, device="meta"), inputs)
+    return tree_map_only(Tensor, lambda x: torch.empty_like(x, device=META), inputs)
 
 
 def take_weights_away(model: nn.Module) -> dict[str, Tensor]:
@@ -226,7 +250,7 @@ def take_weights_away(model: nn.Module) -> dict[str, Tensor]:
 
     def meta(real: Tensor) -> Tensor:
         if id(real) not in metas:
-            empty = torch.empty_like(real, device="meta")
+            empty = torch.empty_like(real, device=META)
             metas[id(real)] = nn.Parameter(empty, requires_grad=False) if isinstance(real, nn.Parameter) else empty
         return metas[id(real)]
 
@@ -260,11 +284,12 @@ def run_sweep(gm: fx.GraphModule, example_inputs: tuple[Any, ...], heads: str) -
     with eval_mode(gm):
         for name, meta in take_weights_away(gm).items():
             sweep.birth(name, meta)
-        with torch.no_grad(), torch.device("meta"), sweep:
+        with torch.no_grad(), sweep:
             result = _Runner(gm, sweep).run(*inputs)
         sweep.where = Where("output", "output")
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 for factor in sweep.labels(leaf):
                     sweep.freeze(factor, "an output of the model")
+    sweep.forget_tensors()
     return sweep

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from edp_fx.frontend.running import submodule
+
 
 def share(module: nn.Module, memo: dict[int, nn.Module]) -> nn.Module:
     """A structural copy: new module objects, the same parameters and buffers.
@@ -84,7 +86,7 @@ def assemble(
         constants: tensors that are neither parameters nor buffers, by name; they become non-persistent buffers.
     """
     leaves = {
-        id(root.get_submodule(str(node.target)))
+        id(submodule(root, str(node.target)))
         for node in graph.nodes
         if node.op == "call_module" and node.target not in extra
     }
@@ -99,11 +101,12 @@ def assemble(
         parent.register_buffer(leaf, value, persistent=False)
     holder.training = root.training
     graph._tracer_cls = fx.Tracer  # so that the module pickles
-    gm = fx.GraphModule(holder, graph, class_name=type(root).__name__)
+    gm = fx.GraphModule(holder, fx.Graph(tracer_cls=fx.Tracer), class_name=type(root).__name__)
     gm._modules = holder._modules
     gm._parameters = holder._parameters
     gm._buffers = holder._buffers
     gm._non_persistent_buffers_set = holder._non_persistent_buffers_set
+    gm.graph = graph  # only now: a module given with its graph is taken apart node by node
     hidden = tuple(
         f"{path}.{name}" if path else name
         for path, module in gm.named_modules(remove_duplicate=False)

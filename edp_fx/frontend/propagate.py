@@ -9,39 +9,27 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
 from edp_fx.errors import PassError
+from edp_fx.frontend.running import run_node, submodule
 from edp_fx.frontend.shapes import ShapeMode, shapes_only
 from edp_fx.inputs import eval_mode, normalize
 
 
-def run_node(root: nn.Module, node: fx.Node) -> Any:
-    """The value of one node, computed from the values its arguments carry in ``meta["val"]``."""
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-    if node.op == "call_module":
-        return root.get_submodule(str(node.target))(*args, **kwargs)
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    if node.op == "get_attr":
-        value: Any = root
-        for name in str(node.target).split("."):
-            value = getattr(value, name)
-        return value
-    if node.op == "output":
-        return args[0]
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+def _known(node: fx.Node) -> Any:
+    return node.meta["val"]
 
 
 def evaluate(root: nn.Module, node: fx.Node, mode: ShapeMode) -> Any:
     """The value of a node by shapes alone; a module that looks at its input's values is run on random ones."""
     try:
         with shapes_only(mode):
-            return run_node(root, node)
+            return run_node(root, node, _known)
     except Exception:
         if node.op != "call_module":
             raise
-        module = root.get_submodule(str(node.target))
+        module = submodule(root, str(node.target))
         if not module._modules or any(p.is_meta for p in module.parameters()):
             raise
-        given = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+        given = fx.node.map_arg((node.args, node.kwargs), _known)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             args, kwargs = tree_map_only(Tensor, lambda t: _random(t, mode.device), given)
             try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,11 +14,22 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_map_only
 
-_META = torch.device("meta")
+META = torch.device("meta")
 # Functions that make tensors from nothing. torch remembers them, and the functions that can be overridden, when first
 # asked; that must not happen while the tracer has some of them wrapped.
 _CONSTRUCTORS = frozenset(_device_constructors())
 torch.overrides.is_tensor_method_or_property(torch.relu)
+
+
+def like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """``torch.empty_like`` on the meta device, where torch works out the strides in Python."""
+    strides = _like_strides(tensor.shape, tensor.stride())
+    return torch.empty_strided(tensor.shape, strides, dtype=dtype or tensor.dtype, device=META)
+
+
+@functools.lru_cache(4096)
+def _like_strides(shape: torch.Size, strides: tuple[int, ...]) -> tuple[int, ...]:
+    return torch.empty_like(torch.empty_strided(shape, strides, device=META)).stride()
 
 
 def _norm(axis: int) -> Callable[..., Tensor]:
@@ -28,19 +39,19 @@ def _norm(axis: int) -> Callable[..., Tensor]:
         for one in (*args, *kwargs.values()):
             if isinstance(one, Tensor) and one.shape[-1] != input.shape[axis]:
                 raise RuntimeError(f"norm of {input.shape[axis]} channels given {one.shape[-1]} values")
-        return torch.empty_like(input)
+        return like(input)
 
     return shape_of
 
 
 def _unary(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return torch.empty_like(input)
+    return like(input)
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if input.shape[-1] != weight.shape[1] or (bias is not None and bias.shape[0] != weight.shape[0]):
         raise RuntimeError(f"linear layer of weight {tuple(weight.shape)} given input {tuple(input.shape)}")
-    return input.new_empty((*input.shape[:-1], weight.shape[0]))
+    return torch.empty((*input.shape[:-1], weight.shape[0]), dtype=input.dtype, device=META)
 
 
 # Without data these run as Python decompositions of a dozen ops each, though their shapes need no run at all.
@@ -75,7 +86,7 @@ def call_key(value: Any) -> Any:
 def empty_again(value: Any) -> Any:
     """New tensors without data, of the shapes and strides of those in ``value``."""
     if isinstance(value, Tensor):
-        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_META)
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=META)
     if type(value) in (tuple, list):
         return type(value)(map(empty_again, value))
     return value
@@ -101,13 +112,15 @@ class ShapeMode(TorchFunctionMode):
             return tensor
         known = self._metas.get(id(tensor))
         if known is None or known[0] is not tensor:
-            new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_META)
+            new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
             known = self._metas[id(tensor)] = (tensor, new)
         return known[1]
 
     def fake(self, value: Any) -> Any:
         """``value`` as kept in node metadata: fake tensors that know their device."""
-        return tree_map_only(Tensor, lambda t: FakeTensor(self._fakes, self.meta(t), self.device), value)
+        if isinstance(value, Tensor):
+            return FakeTensor(self._fakes, self.meta(value), self.device)
+        return tree_map_only(Tensor, self.fake, value)
 
     def lower(self, value: Any) -> Any:
         """``value`` with its tensors and devices on the meta device."""
@@ -115,7 +128,7 @@ class ShapeMode(TorchFunctionMode):
             return self.meta(value)
         kind = type(value)
         if kind is torch.device:
-            return _META
+            return META
         if isinstance(value, list):
             return [self.lower(v) for v in value]
         return tuple(map(self.lower, value)) if kind is tuple else value
@@ -126,7 +139,7 @@ class ShapeMode(TorchFunctionMode):
         name = func.__name__
         if name == "__get__":
             return func(*args)
-        with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction():  # modes below this one too: what a call is made of is its own business
             args = tuple(map(self.lower, args))
             kwargs = {k: self.lower(v) for k, v in kwargs.items()} if kwargs else {}
             try:
@@ -135,23 +148,34 @@ class ShapeMode(TorchFunctionMode):
                     return empty_again(self._results[key])
             except TypeError:
                 key = None
-        if func in _SHORTCUTS:
-            result = _SHORTCUTS[func](*args, **kwargs)
-        elif name in ("cpu", "cuda"):
-            result = args[0]
-        else:
-            if isinstance(kwargs.get("device"), str) or (func in _CONSTRUCTORS and kwargs.get("device") is None):
-                kwargs["device"] = _META
-            if name == "to" and len(args) > 1 and isinstance(args[1], str):
-                args = (args[0], _META, *args[2:])
-            result = func(*args, **kwargs)
+            result = self._call(func, name, args, kwargs)
         if key is not None and (not name.endswith("_") or name.endswith("__")):
             self._results[key] = result
         return result
 
+    @staticmethod
+    def _call(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func in _SHORTCUTS:
+            return _SHORTCUTS[func](*args, **kwargs)
+        if name in ("cpu", "cuda"):
+            return args[0]
+        if isinstance(kwargs.get("device"), str) or (func in _CONSTRUCTORS and kwargs.get("device") is None):
+            kwargs["device"] = META
+        if name == "to" and len(args) > 1 and isinstance(args[1], str):
+            args = (args[0], META, *args[2:])
+        return func(*args, **kwargs)
 
-@contextmanager
-def shapes_only(mode: ShapeMode) -> Iterator[None]:
-    """Run code for the shapes of its results, without gradients."""
-    with torch.no_grad(), mode:
-        yield
+
+class shapes_only:
+    """Context: run code for the shapes of its results, without gradients."""
+
+    def __init__(self, mode: ShapeMode) -> None:
+        self._mode, self._no_grad = mode, torch.no_grad()
+
+    def __enter__(self) -> None:
+        self._no_grad.__enter__()
+        self._mode.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._mode.__exit__(*error)
+        self._no_grad.__exit__(*error)

@@ -94,6 +94,8 @@ class ModuleTracer(fx.Tracer):
         self._attributes: dict[str, ValueProxy] = {}
         self._names: dict[int, str] = {}
         self._stack: list[str] = []
+        self._called: set[int] = set()
+        self._before: dict[int, Callable[[], None]] = {}
 
     # Entry -----------------------------------------------------------------------------------------------------
 
@@ -101,9 +103,10 @@ class ModuleTracer(fx.Tracer):
         """The graph of ``root``; every attribute of its modules is as before afterwards."""
         self._names = {id(p): n for n, p in root.named_parameters()} | {id(b): n for n, b in root.named_buffers()}
         self._buffers = dict(root.named_buffers())
-        before = [snapshot(module) for module in root.modules()]
+        modules = list(root.modules())
+        self._before = {id(module): snapshot(module) for module in modules}
         try:
-            for module in root.modules():
+            for module in modules:
                 module.__dict__["training"] = False
             root.__dict__["training"] = TrainingFlag(self, "")
             self._stack.append("")
@@ -111,7 +114,7 @@ class ModuleTracer(fx.Tracer):
                 graph = super().trace(root)
             self._write_back(graph, root)
         finally:
-            for restore in before:
+            for restore in self._before.values():
                 restore()
         return graph
 
@@ -309,10 +312,16 @@ class ModuleTracer(fx.Tracer):
         return self.training
 
     def _checkpoint(self, m: nn.Module) -> Callable[[], None]:
+        """A way back to where ``m`` was called.
+
+        The first call of a module finds it as it was before the trace; only for a later one its state is copied.
+        """
         last = next(iter(reversed(self.graph.nodes)), None)
         guards, opaque, modules = len(self.guards), len(self.opaque), len(self.extra_modules)
         readers = set(self.mode_readers)
-        states = [snapshot(one) for one in m.modules()]
+        again = id(m) in self._called
+        states = [snapshot(one) for one in m.modules()] if again else []
+        self._called.add(id(m))
 
         def undo() -> None:
             for node in reversed(list(self.graph.nodes)):
@@ -326,6 +335,10 @@ class ModuleTracer(fx.Tracer):
             self.mode_readers = readers
             for restore in states:
                 restore()
+            for one in m.modules() if not again else ():
+                if id(one) in self._before:
+                    self._before[id(one)]()
+                    one.__dict__["training"] = False
 
         return undo
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_map_only
 
-from edp_fx.channels.labels import Factor
+from edp_fx.channels.labels import Factor, tensors, varying
 
 if TYPE_CHECKING:
     from edp_fx.channels.sweep import Sweep
@@ -22,15 +24,12 @@ def pointwise(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None
 
     An operand of size 1 along an axis ties nothing there; one of full size without labels fixes the axis.
     """
-    outs = [leaf for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor)]
-    flat, spec = tree_flatten((args, kwargs))
-    places = [k for k, leaf in enumerate(flat) if isinstance(leaf, Tensor)]
-    if not outs or not any(sweep.labels(flat[k]) for k in places):
+    outs = tensors(out)
+    if not outs:
         return
     ndim = outs[0].ndim
     operands: list[tuple[int, tuple[int, ...], list[Factor]]] = []
-    for k in places:
-        tensor: Tensor = flat[k]
+    for k, tensor in enumerate(tensors(*args, *kwargs.values())):
         if tensor.ndim > ndim:
             continue
         lead = (1,) * (ndim - tensor.ndim)
@@ -41,7 +40,7 @@ def pointwise(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None
     factors = merge(sweep, operands)
     labelled = []
     for atoms, carriers in factors:
-        labelled.append(Factor(atoms, _zero_when_dead(func, flat, spec, places, carriers)))
+        labelled.append(Factor(atoms, _zero_when_dead(sweep, func, args, kwargs, carriers)))
     for tensor in outs:
         sweep.set(tensor, labelled)
 
@@ -57,8 +56,8 @@ def merge(
         if not factor.axes:
             continue
         atoms, carriers = factor.atoms, {place: factor.zero}
-        overlapping = [other for other in merged if set(_axes(other[0])) & set(_axes(atoms))]
-        merged = [other for other in merged if not set(_axes(other[0])) & set(_axes(atoms))]
+        overlapping = [other for other in merged if set(varying(other[0])) & set(varying(atoms))]
+        merged = [other for other in merged if not set(varying(other[0])) & set(varying(atoms))]
         for other in overlapping:
             sweep.tie(atoms, other[0])
             carriers = {**other[1], **carriers}
@@ -88,30 +87,49 @@ def _fit(sweep: Sweep, place: int, factor: Factor, operands: list[tuple[int, tup
     return factor
 
 
-def _axes(atoms: np.ndarray) -> tuple[int, ...]:
-    return tuple(axis for axis, size in enumerate(atoms.shape) if size > 1)
-
-
-def _zero_when_dead(func: Any, flat: list[Any], spec: Any, places: list[int], carriers: dict[int, bool]) -> bool:
+def _zero_when_dead(sweep: Sweep, func: Any, args: Any, kwargs: Any, carriers: dict[int, bool]) -> bool:
     """Is the result 0 where the carriers are dead? Found by running the operation once on such operands."""
-    zero_places = {place for place, zero in carriers.items() if zero}
-    generator = torch.Generator().manual_seed(0)
-    trial = list(flat)
-    for k in places:
-        if flat[k].dtype.is_floating_point:
-            values = torch.rand(8, generator=generator, device="cpu") + 0.5
-            values = torch.zeros(8, device="cpu") if k in zero_places else values
-            trial[k] = values.to(flat[k].dtype)
-        else:
-            trial[k] = torch.ones(8, device="cpu", dtype=flat[k].dtype)
-    args, kwargs = tree_unflatten(trial, spec)
-    kwargs = {name: value for name, value in kwargs.items() if name != "device"}
+    place = itertools.count()
+
+    def dead(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            k = next(place)
+            return _Dead(k, value.dtype, carriers.get(k, False))
+        return tuple(map(dead, value)) if isinstance(value, (list, tuple)) else value
+
+    given = tuple(map(dead, args))
+    named = tuple((name, dead(value)) for name, value in kwargs.items() if name != "device")
+    key = (func, given, named, *map(type, (*args, *kwargs.values())))  # 1 and True are equal, but not to an operation
+    if key not in sweep.dead_results:
+        sweep.dead_results[key] = _gives_zero(func, given, dict(named))
+    return sweep.dead_results[key]
+
+
+@dataclass(frozen=True)
+class _Dead:
+    """The operand in a place, where what it carries is dead: 0, or any number."""
+
+    place: int
+    dtype: torch.dtype
+    zero: bool
+
+    def values(self) -> Tensor:
+        """Some such numbers."""
+        if not self.dtype.is_floating_point:
+            return torch.ones(8, device="cpu", dtype=self.dtype)
+        if self.zero:
+            return torch.zeros(8, device="cpu", dtype=self.dtype)
+        generator = torch.Generator().manual_seed(self.place)
+        return (torch.rand(8, generator=generator, device="cpu") + 0.5).to(self.dtype)
+
+
+def _gives_zero(func: Any, args: Any, kwargs: Any) -> bool:
+    args, kwargs = tree_map_only(_Dead, _Dead.values, (args, kwargs))
     try:
         result = func(*args, **kwargs)
     except (RuntimeError, NotImplementedError, ValueError):
         return False
-    results = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
-    return all(bool((one == 0).all()) for one in results)
+    return all(bool((one == 0).all()) for one in tensors(result))
 
 
 POINTWISE_EXTRA: dict[Any, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -162,7 +163,7 @@ def convolution(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) ->
         factors = [*factors, Factor(batch.atoms.reshape((-1,) + (1,) * (out.ndim - 1)), batch.zero and bias is None)]
     sweep.set(out, factors)
     positions = x if transposed else out
-    constant = float(np.prod(weight.shape[2:])) * float(np.prod(positions.shape[2:])) * out.shape[0]
+    constant = float(math.prod(weight.shape[2:]) * math.prod(positions.shape[2:]) * out.shape[0])
     outs: tuple[Factor | None, int] = (made, out.shape[1])
     _site(sweep, constant / groups, [ins, outs])
 
