@@ -383,6 +383,28 @@ def test_what_the_builder_refuses_is_one_clear_line(case: str, exported: Exporte
     assert "Cuda Runtime" not in str(caught.value)
 
 
+class Gated(nn.Module):
+    """A gated layer whose gate is a pair: TensorRT-RTX 1.7 has no kernel for it in widths of 2 modulo 4."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(384)
+        self.gate = nn.Sequential(nn.Linear(384, 176, bias=False), nn.Linear(176, width), nn.GELU())
+        self.value, self.out = nn.Linear(384, width), nn.Linear(width, 384)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(x)
+        return x + self.out(self.gate(y) * self.value(y))
+
+
+def test_a_build_that_fails_for_its_widths_says_how_to_align_them(tmp_path: Path) -> None:
+    tokens = torch.randn(2, 36, 384)
+    with pytest.raises(LoweringError, match=r"could not build.*3 of 4 layers.*multiples of 4.*prune with align=4"):
+        edp_fx.lower(Gated(398).eval(), tokens, tmp_path / "m.plan", target="tensorrt-rtx", batch=(1, 2, 8))
+    assert os.listdir(tmp_path) == []
+    edp_fx.lower(Gated(400).eval(), tokens, tmp_path / "m.plan", target="tensorrt-rtx", batch=(1, 2, 8))
+
+
 def test_a_failed_build_leaves_no_file(images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise LoweringError("refused")
