@@ -452,6 +452,8 @@ def test_unwritable_paths_are_refused_before_the_work(
         ({"target": "onnx", "batch": "1:x"}, "no size range"),
         ({"target": "onnx", "batch": (4, 2, 1)}, "min <= opt <= max"),
         ({"target": "onnx", "workspace": 1}, "are for TensorRT"),
+        ({"target": "tensorrt-rtx", "workspace": 0}, "workspace of 0 bytes"),
+        ({"target": "tensorrt-rtx", "workspace": 2**63}, "workspace of"),
         ({"target": "onnxruntime", "precision": "bf16"}, "no bfloat16 kernels"),
         ({"target": "tensorrt-rtx", "compute_capabilities": ("sm90",)}, "does not build for 'sm90'"),
         ({"target": "tensorrt-rtx", "timing_cache": "cache"}, "timing cache is for --target tensorrt"),

@@ -82,6 +82,8 @@ def check_options(target: str, options: BuildOptions) -> None:
         )
     if target != "tensorrt" and options.timing_cache is not None:
         raise LoweringError("a timing cache is for --target tensorrt: TensorRT-RTX times nothing while it builds")
+    if options.workspace is not None and not 0 < options.workspace < 2**63:
+        raise LoweringError(f"a workspace of {options.workspace} bytes: it needs at least one and fewer than 2^63")
     for name in options.compute_capabilities:
         _capability(trt, name)
 
