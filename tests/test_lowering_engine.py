@@ -263,6 +263,15 @@ def test_a_damaged_engine_is_refused_before_any_runtime(tmp_path: Path) -> None:
         edp_fx.lower.load_engine(tmp_path / "none.plan")
 
 
+@pytest.mark.parametrize("keep", [0, 1000, 100_000])
+def test_a_truncated_onnx_file_is_refused_by_name(onnx_file: Path, tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(onnx_file.read_bytes()[:keep])
+    with pytest.raises(LoweringError, match=r"cut\.onnx: onnxruntime refused the ONNX file") as caught:
+        edp_fx.lower.load_engine(path)
+    assert "\n" not in str(caught.value)
+
+
 @dataclass
 class Done:
     returncode: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -147,7 +148,13 @@ def lower(
             workspace,
             options.timing_cache,
         )
-        build = tensorrt.build_engine(data, target, options, notify)
+        try:
+            build = tensorrt.build_engine(data, target, options, notify)
+        except tensorrt.BuildError as error:
+            if report.ok:
+                raise
+            # Its kernels are written for whole vectors of channels: other widths it sometimes has no kernel for.
+            raise LoweringError(f"{error}; {report.summary()}: prune with align={report.multiple}") from error
         artefact = build.data
         if build.timing_cache is not None and options.timing_cache is not None:
             files[options.timing_cache] = build.timing_cache
@@ -162,6 +169,7 @@ def lower(
         "precision": precision,
         "source": source,
         "weights_sha256": sidecar.weights_sha256(gm),
+        "onnx_sha256": hashlib.sha256(data).hexdigest(),
         "inputs": _described(exported, inputs),
         "outputs": exported.output_names,
         "builder": builder,

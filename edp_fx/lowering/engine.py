@@ -227,14 +227,21 @@ def load_engine(path: str | Path, *, cuda_graph: bool = False) -> Engine:
     path = Path(path)
     if path.suffix == ".onnx":
         try:
-            return OnnxEngine(path.read_bytes())
+            return _onnx_engine(path, path.read_bytes())
         except OSError as error:
             raise LoweringError(f"cannot read {path}: {error.strerror or error}") from error
     facts, data = sidecar.read(path)
     if facts.get("target") in ("onnx", "onnxruntime"):
-        return OnnxEngine(data)
+        return _onnx_engine(path, data)
     require_gpu(f"{path} is a {facts.get('target')} engine and runs on one")
     return TensorRTEngine(data, str(facts.get("target")), cuda_graph=cuda_graph)
+
+
+def _onnx_engine(path: Path, data: bytes) -> OnnxEngine:
+    try:
+        return OnnxEngine(data)
+    except LoweringError as error:
+        raise LoweringError(f"{path}: {error}") from error
 
 
 def _check_count(given: int, wanted: int) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from edp_fx.errors import LoweringError
 from edp_fx.lowering.attention import FourAxes
+from edp_fx.lowering.decompositions import decompose
 from edp_fx.lowering.profile import Profile, Range
 
 _IMAGE_STEP = 32
@@ -52,7 +53,7 @@ def export_program(model: nn.Module, inputs: tuple[Tensor, ...], profile: Profil
         try:
             shaped = _shaped(model, shapes)
             with FourAxes():
-                exported = torch.export.export(model, shown, dynamic_shapes=shaped)
+                exported = decompose(torch.export.export(model, shown, dynamic_shapes=shaped))
         except Exception as error:
             raise LoweringError(f"torch.export refused the model: {reason(error, dims)}") from error
     return Program(exported, shown, shaped, dims)

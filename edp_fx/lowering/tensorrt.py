@@ -25,6 +25,10 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done and steps in all (0 where unknown)."""
 
 
+class BuildError(LoweringError):
+    """The builder took the network whole and then made no engine of it."""
+
+
 @dataclass(frozen=True)
 class BuildOptions:
     """``shapes``: for each input with a varying size its least, usual and greatest shape.
@@ -78,6 +82,8 @@ def check_options(target: str, options: BuildOptions) -> None:
         )
     if target != "tensorrt" and options.timing_cache is not None:
         raise LoweringError("a timing cache is for --target tensorrt: TensorRT-RTX times nothing while it builds")
+    if options.workspace is not None and not 0 < options.workspace < 2**63:
+        raise LoweringError(f"a workspace of {options.workspace} bytes: it needs at least one and fewer than 2^63")
     for name in options.compute_capabilities:
         _capability(trt, name)
 
@@ -86,7 +92,8 @@ def build_engine(data: bytes, target: str, options: BuildOptions, progress: Prog
     """Build an engine from the ONNX file ``data``.
 
     Raises LoweringError with the parser's or builder's own reason: broken file, unknown operator, shapes or
-    types that do not fit, an input that varies without a profile, and so on. Nothing is written.
+    types that do not fit, an input that varies without a profile, and so on; BuildError where the network is
+    sound and the builder still fails. Nothing is written.
     """
     check_options(target, options)
     trt = load_module(target)
@@ -111,7 +118,7 @@ def build_engine(data: bytes, target: str, options: BuildOptions, progress: Prog
     host = builder.build_serialized_network(network, config)
     messages = [text for _, text in logger.messages]
     if host is None:
-        raise LoweringError(f"{target} could not build the engine: {_builder_reason(trt, logger)}")
+        raise BuildError(f"{target} could not build the engine: {_builder_reason(trt, logger)}")
     kept = None
     if cache is not None:
         kept = bytes(memoryview(config.get_timing_cache().serialize()))
