@@ -175,14 +175,15 @@ def compare(small: Subject, name: str, limit: float, repeats: int) -> dict[str, 
     return row
 
 
+def ratio(row: dict[str, Any]) -> float | None:
+    """Our processor time over Torch-Pruning's, without hints where it succeeds without; None where not both succeed."""
+    other = next((row[tool] for tool in ("torch_pruning", "torch_pruning_hints") if row[tool]["ok"]), None)
+    return row["edp_fx"]["cpu_seconds"] / other["cpu_seconds"] if other and row["edp_fx"]["ok"] else None
+
+
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Successes, and the ratio of processor time where both tools succeed."""
-    ratios = {
-        row["model"]: row["edp_fx"]["cpu_seconds"] / other["cpu_seconds"]
-        for row in rows
-        for other in [next((row[t] for t in ("torch_pruning", "torch_pruning_hints") if row[t]["ok"]), None)]
-        if other and row["edp_fx"]["ok"]
-    }
+    ratios = {row["model"]: value for row in rows if (value := ratio(row)) is not None}
     return {
         "models": len(rows),
         "succeeds": {tool: sum(row[tool]["ok"] for row in rows) for tool in TOOLS},
