@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import resource
@@ -40,6 +41,7 @@ def warm_up() -> None:
     from edp_fx.coverage import stages  # noqa: F401
 
     torch.set_num_threads(1)
+    gc.freeze()  # a collection in a child passes over all this
 
 
 def run_stages(entry: Entry, names: Iterable[str], tell: Callable[[str, dict[str, Any]], None]) -> None:
