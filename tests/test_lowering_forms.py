@@ -89,3 +89,22 @@ def test_a_network_that_folds_patches_builds(precision: str) -> None:
     shapes = dict(zip(made.input_names, made.profile.shapes(made.inputs)))
     plan = tensorrt.build_engine(made.data, "tensorrt-rtx", tensorrt.BuildOptions(shapes)).plan
     assert plan.kinds()["deconv"] == 1
+
+
+class Clipped(nn.Module):
+    """Layers with limits of their own on one clipped input, as the attention of Gemma 4 has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("limits", torch.tensor([0.5, 0.7, 0.9]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x * 2
+        clipped = [y.clamp(-1.5, 1.2).clamp(-limit, limit) for limit in self.limits.unbind()]
+        return clipped[0] + 2 * clipped[1] + 3 * clipped[2]
+
+
+def test_clips_of_clips_of_one_value_keep_their_own_limits() -> None:
+    images = torch.randn(2, 3, 8, 8)
+    made = export_onnx(Clipped().eval(), (images,), Profile(Range(1, 2, 4)))
+    assert verify(Clipped(), Clipped(), made, "fp32").max_rel_diff < 1e-6

@@ -61,6 +61,7 @@ def export_onnx(model: nn.Module, inputs: tuple[Tensor, ...], profile: Profile) 
             )
         except Exception as error:
             raise LoweringError(f"torch.onnx refused the model: {reason(error, program.dims)}") from error
+    _restore_constants(exported.model)
     _restore_types(exported.model)
     locations = _locations(exported.model)
     proto = exported.model_proto
@@ -87,6 +88,14 @@ def _count_outputs(program: Any) -> int:
     if not kinds or any(type(spec.arg).__name__ != "TensorArgument" for spec in kinds):
         raise LoweringError("the model must return tensors (or lists, tuples, dicts of them)")
     return len(kinds)
+
+
+def _restore_constants(model: Any) -> None:
+    """List again the constants that the exporter's fusion of successive clips names alike: it lists one of them."""
+    for node in model.graph:
+        for value in node.inputs:
+            if value is not None and value.const_value is not None and value.producer() is None:
+                model.graph.initializers.setdefault(value.name, value)
 
 
 def _restore_types(model: Any) -> None:
