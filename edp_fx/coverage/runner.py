@@ -28,7 +28,6 @@ class _Child:
     began: float
     record: dict[str, Any]
     buffer: bytes = b""
-    running: str = "build"
     lines: list[str] = field(default_factory=list)
 
 
@@ -130,21 +129,20 @@ def _take(child: _Child, data: bytes, names: tuple[str, ...]) -> None:
         name, result = json.loads(line)
         if result:
             child.record[name] = result
-        else:
-            child.running = name
 
 
 def _finish(child: _Child, names: tuple[str, ...], reason: str) -> dict[str, Any]:
     """The record of a child that has ended: stages it did not report ended with ``reason``."""
     record = child.record
+    stopped = True  # the first that is missing was running, or about to
     for name in ("build", *names):
         if name not in record:
-            stopped = name == child.running
             record[name] = {
                 "ok": False,
                 "reason": reason if stopped else "not reached",
                 "seconds": round(time.monotonic() - child.began, 1) if stopped else 0.0,
             }
+            stopped = False
     build = record["build"]
     ordered = {"model": record["model"], "family": record["family"], "params": build.get("params")}
     return {**ordered, **{name: record[name] for name in ("build", *names)}}
