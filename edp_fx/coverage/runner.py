@@ -49,8 +49,7 @@ def run_stages(entry: Entry, names: Iterable[str], tell: Callable[[str, dict[str
     Args:
         entry: the model.
         names: of stages, in order.
-        tell: called with the name and {ok, reason, seconds, …} of each stage, "build" first; with an empty
-            dictionary when a stage begins.
+        tell: called with the name and {ok, reason, seconds, …} of each stage, "build" first.
     """
     from edp_fx.coverage.failure import StageFailed
     from edp_fx.coverage.stages import STAGES
@@ -59,7 +58,6 @@ def run_stages(entry: Entry, names: Iterable[str], tell: Callable[[str, dict[str
     subject: Any = None
 
     def attempt(name: str, work: Callable[[], dict[str, Any]]) -> bool:
-        tell(name, {})
         began = time.perf_counter()
         try:
             result = {"ok": True, "reason": None, **work()}
@@ -127,8 +125,7 @@ def _take(child: _Child, data: bytes, names: tuple[str, ...]) -> None:
     *lines, child.buffer = child.buffer.split(b"\n")
     for line in lines:
         name, result = json.loads(line)
-        if result:
-            child.record[name] = result
+        child.record[name] = result
 
 
 def _finish(child: _Child, names: tuple[str, ...], reason: str) -> dict[str, Any]:
