@@ -36,7 +36,7 @@ RECORDED = {
 
 def stages_of(entry: Entry, names: list[str]) -> dict[str, Any]:
     record: dict[str, Any] = {"model": entry.name, "family": entry.family, "params": None}
-    run_stages(entry, names, lambda name, result: record.update({name: result}) if result else None)
+    run_stages(entry, names, lambda name, result: record.update({name: result}))
     return record
 
 
