@@ -90,11 +90,11 @@ class Ledger:
             left, right = np.broadcast_arrays(left, right)
         flat_left, flat_right = left.ravel(), right.ravel()
         differ = flat_left != flat_right
-        if not differ.all():
+        if np.count_nonzero(differ) < differ.size:
             flat_left, flat_right = flat_left[differ], flat_right[differ]
         if not flat_left.size:
             return
-        if min(flat_left.min(), flat_right.min()) <= FROZEN:
+        if np.count_nonzero(flat_left <= FROZEN) or np.count_nonzero(flat_right <= FROZEN):
             known = (flat_left != WILDCARD) & (flat_right != WILDCARD)
             flat_left, flat_right = flat_left[known], flat_right[known]
             frozen = (flat_left == FROZEN) | (flat_right == FROZEN)

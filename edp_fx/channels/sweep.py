@@ -6,7 +6,6 @@ to the same few dozen operations. See :mod:`edp_fx.channels.rules` for what each
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from edp_fx.channels.labels import Factor, Labels, drop_trivial, repeats_along, 
 from edp_fx.channels.rules import Operation, apply_rule, operation
 from edp_fx.errors import AnalysisError
 from edp_fx.frontend.running import GraphRunner
-from edp_fx.frontend.shapes import META, call_key, empty_again, like
+from edp_fx.frontend.shapes import call_key, empty_again
+from edp_fx.frontend.shortcuts import META, OPERATIONS, like, pointwise_form
 from edp_fx.inputs import eval_mode
 
 
@@ -152,10 +152,12 @@ class Sweep(TorchDispatchMode):
         """The result without data. Networks repeat themselves, and some operations are slow even without data."""
         if known.mutable:
             return args[0] if known.pointwise and func._schema.name.endswith("_") else func(*args, **kwargs)
-        shortcut = SHORTCUTS.get(func.overloadpacket)
+        shortcut = OPERATIONS.get(func.overloadpacket)
         if shortcut is not None:
-            return shortcut(*args)
-        shape = _one_shape(args, kwargs) if known.pointwise and "memory_format" not in kwargs else None
+            return shortcut(*args, **kwargs)
+        shape = None
+        if known.pointwise and "memory_format" not in kwargs:
+            shape = pointwise_form(tensors(*args, *kwargs.values()))
         key_of = call_key if shape is None else _type_key  # of one shape, only the type is left to find out
         try:
             key = (func, *map(key_of, args), *((name, key_of(value)) for name, value in kwargs.items()))
@@ -173,14 +175,6 @@ class Sweep(TorchDispatchMode):
         return result if key is None else empty_again(result)
 
 
-def _one_shape(args: Any, kwargs: Any) -> Tensor | None:
-    """A tensor that all tensors of a call are shaped and strided like; None where they differ."""
-    first, *others = tensors(*args, *kwargs.values()) or (None,)
-    if first is not None and all(t.shape == first.shape and t.stride() == first.stride() for t in others):
-        return first
-    return None
-
-
 def _type_key(value: Any) -> Any:
     """As :func:`call_key`, for operands of which only the type matters."""
     if isinstance(value, Tensor):
@@ -190,19 +184,6 @@ def _type_key(value: Any) -> Any:
 
 def _tiny(tensor: Tensor) -> Tensor:
     return torch.empty((1,) * min(tensor.ndim, 1), dtype=tensor.dtype, device=META)
-
-
-def _batch_norm(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    statistics = torch.empty(0, dtype=x.dtype, device=META)
-    return like(x), statistics, statistics
-
-
-# These run as Python decompositions of a dozen operations each; no rule reads the statistics they also give.
-SHORTCUTS: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten.native_batch_norm: _batch_norm,
-    torch.ops.aten._native_batch_norm_legit_no_training: _batch_norm,
-    torch.ops.aten.cudnn_batch_norm: _batch_norm,
-}
 
 
 class _Runner(GraphRunner):

@@ -2,72 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_map_only
 
-META = torch.device("meta")
+from edp_fx.frontend.shortcuts import FUNCTIONS, META
+
 # Functions that make tensors from nothing. torch remembers them, and the functions that can be overridden, when first
 # asked; that must not happen while the tracer has some of them wrapped.
 _CONSTRUCTORS = frozenset(_device_constructors())
 torch.overrides.is_tensor_method_or_property(torch.relu)
-
-
-def like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """``torch.empty_like`` on the meta device, where torch works out the strides in Python."""
-    strides = _like_strides(tensor.shape, tensor.stride())
-    return torch.empty_strided(tensor.shape, strides, dtype=dtype or tensor.dtype, device=META)
-
-
-@functools.lru_cache(4096)
-def _like_strides(shape: torch.Size, strides: tuple[int, ...]) -> tuple[int, ...]:
-    return torch.empty_like(torch.empty_strided(shape, strides, device=META)).stride()
-
-
-def _norm(axis: int) -> Callable[..., Tensor]:
-    """A norm's output is like its input; per-channel arguments must fit ``axis``."""
-
-    def shape_of(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        for one in (*args, *kwargs.values()):
-            if isinstance(one, Tensor) and one.shape[-1] != input.shape[axis]:
-                raise RuntimeError(f"norm of {input.shape[axis]} channels given {one.shape[-1]} values")
-        return like(input)
-
-    return shape_of
-
-
-def _unary(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return like(input)
-
-
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    if input.shape[-1] != weight.shape[1] or (bias is not None and bias.shape[0] != weight.shape[0]):
-        raise RuntimeError(f"linear layer of weight {tuple(weight.shape)} given input {tuple(input.shape)}")
-    return torch.empty((*input.shape[:-1], weight.shape[0]), dtype=input.dtype, device=META)
-
-
-# Without data these run as Python decompositions of a dozen ops each, though their shapes need no run at all.
-_SHORTCUTS: dict[Any, Callable[..., Tensor]] = {
-    F.batch_norm: _norm(1),
-    F.instance_norm: _norm(1),
-    F.group_norm: _norm(1),
-    F.layer_norm: _norm(-1),
-    F.linear: _linear,
-    **dict.fromkeys(
-        (F.relu, F.relu6, F.gelu, F.silu, F.sigmoid, F.tanh, F.hardswish, F.hardsigmoid, F.hardtanh, F.mish,
-         F.elu, F.leaky_relu, F.softplus, F.dropout, torch.relu, torch.sigmoid, torch.tanh, Tensor.sigmoid,
-         Tensor.tanh, Tensor.relu),
-        _unary,
-    ),
-}  # fmt: skip
 
 
 def call_key(value: Any) -> Any:
@@ -155,8 +104,8 @@ class ShapeMode(TorchFunctionMode):
 
     @staticmethod
     def _call(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func in _SHORTCUTS:
-            return _SHORTCUTS[func](*args, **kwargs)
+        if func in FUNCTIONS:
+            return FUNCTIONS[func](*args, **kwargs)
         if name in ("cpu", "cuda"):
             return args[0]
         if isinstance(kwargs.get("device"), str) or (func in _CONSTRUCTORS and kwargs.get("device") is None):
