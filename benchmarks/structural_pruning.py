@@ -10,8 +10,8 @@ Three tools, each told to remove half of the channels by magnitude and nothing e
   afterwards, as its authors do for timm.
 
 A tool succeeds on a model when the pruned network runs, keeps its output shape, and has lost at least 30% of its MACs.
-Each tool has a process of its own for each model, and a time limit for each attempt; where the first succeeds there are
-more in the same process, and medians are given: wall clock and processor time on one thread. Rows in the file are kept.
+Each tool has a process of its own for each model, and a time limit for each attempt; those that succeed repeat it in
+turns, and medians are given: wall clock and processor time on one thread. Rows in the file are kept.
 """
 
 from __future__ import annotations
@@ -126,37 +126,58 @@ def attempt(subject: Subject, tool: str) -> dict[str, Any]:
     return result
 
 
-def _child(pipe: Any, small: Subject, subject: Subject, tool: str, repeats: int) -> None:
-    attempt(small, tool)  # what a tool imports, builds or first touches in a new process is no part of a model's time
-    for _ in range(repeats):
-        try:
-            pipe.send(attempt(subject, tool))
-        except Exception as error:
-            text = (str(error).strip().splitlines() or [""])[0]
-            pipe.send({"ok": False, "reason": f"{type(error).__name__}: {text}"[:200]})
+class Worker:
+    """A process in which one tool prunes one model again and again, warmed up on ``small``."""
 
+    def __init__(self, small: Subject, subject: Subject, tool: str) -> None:
+        context = multiprocessing.get_context("fork")
+        self.pipe, there = context.Pipe()
+        self.process = context.Process(target=self._serve, args=(there, small, subject, tool))
+        self.process.start()
+        there.close()
+        self.results: list[dict[str, Any]] = []
 
-def attempts(small: Subject, subject: Subject, tool: str, limit: float, repeats: int) -> dict[str, Any]:
-    """What came of a tool on a model: the first attempt's outcome, the median time of all."""
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe()
-    process = context.Process(target=_child, args=(there, small, subject, tool, repeats))
-    process.start()
-    there.close()
-    results: list[dict[str, Any]] = []
-    while len(results) < repeats and all(one["ok"] for one in results):
-        result = {"ok": False, "reason": f"took more than {limit:g} s"}
-        if here.poll(limit):
+    @staticmethod
+    def _serve(pipe: Any, small: Subject, subject: Subject, tool: str) -> None:
+        attempt(
+            small, tool
+        )  # what a tool imports, builds or first touches in a new process is no part of a model's time
+        while pipe.recv():
             try:
-                result = here.recv()
-            except EOFError:
-                result = {"ok": False, "reason": "the process died"}
-        results.append(result)
-    process.kill()
-    process.join()
-    good = [one for one in results if one["ok"]]
-    times = {key: round(statistics.median(one[key] for one in good), 4) for key in TIMES if good}
-    return results[0] | times
+                pipe.send(attempt(subject, tool))
+            except Exception as error:
+                text = (str(error).strip().splitlines() or [""])[0]
+                pipe.send({"ok": False, "reason": f"{type(error).__name__}: {text}"[:200]})
+
+    @property
+    def succeeds(self) -> bool:
+        """No attempt has failed so far."""
+        return all(one["ok"] for one in self.results)
+
+    def attempt(self, limit: float) -> None:
+        """One more, which may take ``limit`` seconds."""
+        result = {"ok": False, "reason": f"took more than {limit:g} s"}
+        try:
+            self.pipe.send(True)
+            if self.pipe.poll(limit):
+                result = self.pipe.recv()
+        except (EOFError, OSError):
+            result = {"ok": False, "reason": "the process died"}
+        self.results.append(result)
+        if not result["ok"]:
+            self.stop()
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        self.process.kill()
+        self.process.join()
+
+    def outcome(self) -> dict[str, Any]:
+        """The first failure, or the first attempt with the median times of all."""
+        failed = next((one for one in self.results if not one["ok"]), None)
+        if failed is not None:
+            return failed
+        return self.results[0] | {key: round(statistics.median(one[key] for one in self.results), 4) for key in TIMES}
 
 
 def compare(small: Subject, name: str, limit: float, repeats: int) -> dict[str, Any]:
@@ -166,8 +187,14 @@ def compare(small: Subject, name: str, limit: float, repeats: int) -> dict[str, 
     subject.model.eval()
     gc.collect()
     gc.freeze()  # a collection of what the process had before costs 0.3 s and would hit whichever tool it falls due in
-    row: dict[str, Any] = {"model": name, "family": entry.family}
-    return row | {tool: attempts(small, subject, tool, limit, repeats) for tool in TOOLS}
+    workers = {tool: Worker(small, subject, tool) for tool in TOOLS}
+    for _ in range(repeats):
+        for worker in workers.values():
+            if worker.succeeds:
+                worker.attempt(limit)
+    for worker in workers.values():
+        worker.stop()
+    return {"model": name, "family": entry.family} | {tool: worker.outcome() for tool, worker in workers.items()}
 
 
 def ratio(row: dict[str, Any]) -> float | None:

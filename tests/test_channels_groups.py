@@ -120,6 +120,23 @@ class Tied(nn.Module):
         return self.head(self.same(F.relu(self.same(self.a(x)))))
 
 
+class Standardised(nn.Conv2d):
+    """Weights of mean 0 and variance 1 in each filter, over inputs and kernel positions alike."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.batch_norm(self.weight.reshape(1, self.out_channels, -1), None, None, training=True)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias, padding=1)
+
+
+class Standard(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = Standardised(3, 8, 3), Standardised(8, 4, 3), conv(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(self.a(x)))
+
+
 def words(graph: ChannelGraph) -> list[str]:
     """``producers -> consumers x size exactness`` of every prunable group."""
     return sorted(
@@ -137,6 +154,7 @@ GOLDENS: list[tuple[type[nn.Module], tuple[int, ...], list[str]]] = [
     (PixelShuffle, IMAGE, ["a -> head x3"]),
     (Gated, IMAGE, ["fc1 -> fc2 x4", "fc2 -> head x5"]),
     (Grouped, IMAGE, ["a -> g x4", "g -> head x6"]),
+    (Standard, IMAGE, ["a -> b x8 inexact", "b -> head x4"]),
     (Tied, IMAGE, ["a+same -> same+head x4"]),
     (Attention, IMAGE, ["embed+proj -> qkv+head x6 inexact", "qkv -> proj x3"]),
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -77,15 +78,15 @@ class Sweep(TorchDispatchMode):
                 self.freeze(factor, "merged with another labelled axis")
         return tuple(kept)
 
-    def birth(self, name: str, meta: Tensor) -> None:
-        """Fresh atoms for every axis of a parameter or buffer. Integers are indices, not channels: none for them."""
+    def birth(self, name: str, meta: Tensor, axes: int) -> None:
+        """Fresh atoms for the first ``axes`` axes of a parameter or buffer, none for integers: they are indices."""
         if not meta.is_floating_point():
             return
-        axes = {axis: self.ledger.born(size) for axis, size in enumerate(meta.shape) if size > 1}
-        self.parameters[name] = axes
+        born = {axis: self.ledger.born(size) for axis, size in enumerate(meta.shape[:axes]) if size > 1}
+        self.parameters[name] = born
         self._labels[id(meta)] = (
             meta,
-            tuple(Factor(vector(atoms, axis, meta.ndim)) for axis, atoms in axes.items()),
+            tuple(Factor(vector(atoms, axis, meta.ndim)) for axis, atoms in born.items()),
         )
 
     def forget_tensors(self) -> None:
@@ -219,15 +220,16 @@ def without_data(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tree_map_only(Tensor, lambda x: torch.empty_like(x, device=META), inputs)
 
 
-def take_weights_away(model: nn.Module) -> dict[str, Tensor]:
+def take_weights_away(model: nn.Module) -> dict[str, tuple[Tensor, int]]:
     """Put meta tensors in the places of every parameter, buffer and plain tensor attribute of ``model``.
 
     Inside :func:`edp_fx.inputs.eval_mode`, which gives everything back: a copy would take longer than the run.
 
-    Returns the meta tensors by state name; a tensor under several names has the first.
+    Returns the meta tensors by state name, and how many of their axes can be channels: all but the kernel positions
+    of convolutions. A tensor under several names has the first.
     """
     metas: dict[int, Tensor] = {}
-    named: dict[str, Tensor] = {}
+    named: dict[str, tuple[Tensor, int]] = {}
 
     def meta(real: Tensor) -> Tensor:
         if id(real) not in metas:
@@ -241,7 +243,8 @@ def take_weights_away(model: nn.Module) -> dict[str, Tensor]:
             for leaf, value in getattr(module, table).items():
                 if value is not None:
                     if id(value) not in metas:
-                        named[f"{path}.{leaf}" if path else leaf] = meta(value)
+                        axes = 2 if isinstance(module, _ConvNd) else value.ndim
+                        named[f"{path}.{leaf}" if path else leaf] = meta(value), axes
                     getattr(module, table)[leaf] = meta(value)
     for _, module in modules:
         for key, value in vars(module).items():  # also inside lists and dicts
@@ -263,8 +266,8 @@ def run_sweep(gm: fx.GraphModule, example_inputs: tuple[Any, ...], heads: str) -
     sweep = Sweep(heads)
     inputs = without_data(tuple(example_inputs))
     with eval_mode(gm):
-        for name, meta in take_weights_away(gm).items():
-            sweep.birth(name, meta)
+        for name, (meta, axes) in take_weights_away(gm).items():
+            sweep.birth(name, meta, axes)
         with torch.no_grad(), sweep:
             result = _Runner(gm, sweep).run(*inputs)
         sweep.where = Where("output", "output")
