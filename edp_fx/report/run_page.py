@@ -121,8 +121,7 @@ def _decisions(run: dict[str, Any]) -> str:
         return ""
     rows = []
     for event in events:
-        shrunk = event.get("event") == "shrink"
-        what = ("shrunk and merged" if event.get("merged") else "shrunk") if shrunk else str(event.get("event", ""))
+        what = {"shrink": "shrunk", "merge": "merged"}.get(str(event.get("event")), str(event.get("event", "")))
         rows.append(
             [
                 str(event.get("step", "")),
