@@ -121,7 +121,8 @@ def _decisions(run: dict[str, Any]) -> str:
         return ""
     rows = []
     for event in events:
-        what = {"shrink": "shrunk", "merge": "merged"}.get(str(event.get("event")), str(event.get("event", "")))
+        shrunk = event.get("event") == "shrink"
+        what = ("shrunk and merged" if event.get("merged") else "shrunk") if shrunk else str(event.get("event", ""))
         rows.append(
             [
                 str(event.get("step", "")),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.optim import Optimizer
 
 from edp_fx.channels import analyze
@@ -21,6 +20,7 @@ from edp_fx.frontend import propagate
 from edp_fx.inputs import normalize
 from edp_fx.latency import LatencyTable
 from edp_fx.pairs import Pair
+from edp_fx.passes.merge import Chooser
 from edp_fx.train.aligning import align_within, aligned_floors
 from edp_fx.train.budget import Budget, check_reachable
 from edp_fx.train.elements import Elements, Keep
@@ -34,7 +34,7 @@ from edp_fx.train.record import changes, layer_shapes, refusals
 from edp_fx.train.resuming import belongs_to_the_network, check_elements, check_state
 from edp_fx.train.schedule import Schedule
 from edp_fx.train.selection import Selector
-from edp_fx.train.structure import KeptIndices, Modes, explicit, fuse, merge, outputs, relative_difference, reshape
+from edp_fx.train.structure import KeptIndices, Modes, explicit, fuse, outputs, relative_difference, reshape
 
 POLICIES = ("budget", "lambda")
 BALANCE_EVERY = 100
@@ -110,7 +110,6 @@ class Compressor:
         self.max_rel_diff = 0.0
         self._history: list[dict[str, Any]] = []
         self._followers: list[fx.GraphModule] = []
-        self._apart: frozenset[str] = frozenset()
         self._compact = False
         self._finished = False
 
@@ -264,82 +263,59 @@ class Compressor:
     # -- changing shape -----------------------------------------------------------------------------------
 
     def _shrink(self, *, final: bool) -> bool:
-        """Remove the dead."""
+        """Remove the dead; at the end of the schedule also merge the pairs that are cheaper merged."""
         living = self.fading.living(self.count)
         if living.all() and not final:
             return False
         keep = self.elements.split(living)
-        with self._event("shrink", final=final):
-            self._reshape(keep, final=final)
-        return True
-
-    @contextmanager
-    def _event(self, name: str, **facts: Any) -> Iterator[None]:
-        """Record a change of the network, and by how much its outputs differ after it."""
         started = time.perf_counter()
         before = outputs(self.gm, self.example_inputs)
-        yield
+        self._reshape(keep, merged=final)
         difference = relative_difference(before, outputs(self.gm, self.example_inputs))
         self.max_rel_diff = max(self.max_rel_diff, difference)
-        seconds = round(time.perf_counter() - started, 4)
-        event = {"event": name, "step": self.count, "cost": self.macs, **facts}
-        self.events.append({**event, "max_rel_diff": difference, "seconds": seconds})
+        self.events.append(
+            {
+                "event": "shrink",
+                "step": self.count,
+                "cost": self.macs,
+                "merged": final,
+                "max_rel_diff": difference,
+                "seconds": round(time.perf_counter() - started, 4),
+            }
+        )
+        return True
 
-    def _reshape(self, keep: Keep, *, final: bool, apart: Collection[str] | None = None) -> None:
-        """Prune the network and its followers; optimiser and records come along.
+    def _reshape(self, keep: Keep, *, merged: bool, apart: Collection[str] | None = None) -> None:
+        """Prune, and merge where asked, the network and its followers; optimiser and records come along.
 
-        ``final``: what follows is training of the network in its last shape, and ``apart`` names the pairs that will
-        stay two layers, where that was decided before. The others train as pairs all the same, since products of
-        factors train to better small layers than the layers by themselves (Guo et al., "ExpandNets: Linear
-        Over-parameterization to Train Compact Convolutional Networks", NeurIPS 2020).
+        ``apart`` names the pairs that stay two layers where that was decided before.
         """
-        before = self._shaped()
+        before = {name: (parameter, parameter.shape) for name, parameter in self._parameters.items()}
         now = self._selector().total(np.concatenate([keep[group.id] for group in self.elements.groups]))
-        keep_pair = self.cost.keep_pair(keep) if final and apart is None else None
+        keep_pair: Chooser | None = None
+        if merged:
+            keep_pair = self.cost.keep_pair(keep) if apart is None else lambda name, _: name in apart
         kept: KeptIndices = {}
-        for network, form in self._networks():
+        for network in (*self._followers, self.gm):
             modes = Modes(network)
-            kept = reshape(network, form, self.graph, keep)
+            form = self._form if network is self.gm else copy.deepcopy(self._form)
+            kept = reshape(network, form, self.graph, keep, keep_pair)
             if network is self.gm:
                 self._form = self.gm.graph
-                if not final:
+                if merged:
+                    propagate(self.gm, self.example_inputs)
+                    self._compact, self._now = True, now
+                else:
                     self._resurvey(kept)
             fuse(network)
             modes.restore(network)
-        if final:
-            propagate(self.gm, self.example_inputs)
-            self._compact, self._now = True, now
-            pairs = {name: module for name, module in self.gm.named_modules() if isinstance(module, Pair)}
-            wanted = [name for name, pair in pairs.items() if keep_pair(name, pair)] if keep_pair else apart
-            self._apart = frozenset(wanted or ())
-        self._carry(before, kept)
-        masks = {str(key): torch.from_numpy(mask.copy()) for key, mask in keep.items()}
-        self._history.append({"keep": masks, "final": final, "apart": sorted(self._apart)})
-
-    def _networks(self) -> Iterator[tuple[fx.GraphModule, fx.Graph]]:
-        """The followers, then the network, each with its explicit graph."""
-        for network in self._followers:
-            yield network, copy.deepcopy(self._form)
-        yield self.gm, self._form
-
-    def _shaped(self) -> dict[str, tuple[nn.Parameter, torch.Size]]:
-        return {name: (parameter, parameter.shape) for name, parameter in self._parameters.items()}
-
-    def _carry(self, before: dict[str, tuple[nn.Parameter, torch.Size]], kept: KeptIndices) -> None:
-        """Let what refers to the parameters before a change refer to those after it."""
         self._bind()
         if self.optimizer is not None:
             carry_state(self.optimizer, before, self._parameters, kept)
             self.optimizer.zero_grad(set_to_none=True)
-
-    def _merge(self) -> None:
-        """Make layers of the pairs that are cheaper so."""
-        before = self._shaped()
-        for network, form in self._networks():
-            modes = Modes(network)
-            merge(network, form, lambda name, _: name in self._apart)
-            modes.restore(network)
-        self._carry(before, {})
+        masks = {str(key): torch.from_numpy(mask.copy()) for key, mask in keep.items()}
+        pairs = [name for name, module in self.gm.named_modules() if isinstance(module, Pair)]
+        self._history.append({"keep": masks, "merged": merged, "apart": pairs if merged else None})
 
     def _resurvey(self, kept: KeptIndices) -> None:
         """Analyse the pruned network and carry over what is known of its elements."""
@@ -369,9 +345,9 @@ class Compressor:
             self.count = max(self.count, int(self.fading.born.max(initial=0)) + self.schedule.fade)
             self.fading.apply(self._parameters, self.count, at_once=True)
             self._shrink(final=True)
-        with self._event("merge"):
-            self._merge()
-        propagate(self.gm, self.example_inputs)
+        modes = Modes(self.gm)
+        self.gm.graph = self._form
+        modes.restore(self.gm)
         self._finished = True
         return self.gm
 
@@ -404,7 +380,7 @@ class Compressor:
         with belongs_to_the_network():
             for entry in state["history"]:
                 keep = {int(key): mask.numpy() for key, mask in entry["keep"].items()}
-                self._reshape(keep, final=bool(entry["final"]), apart=entry["apart"])
+                self._reshape(keep, merged=bool(entry["merged"]), apart=entry["apart"])
             check_elements(state, self.elements.n)
         self.count = int(state["count"])
         self.fading = Fading(self.elements, self.schedule, state["born"].numpy())

@@ -1,5 +1,5 @@
-"""Changing the network while it trains: fused for speed, explicit for analysis, pruned at milestones, merged at the
-end."""
+"""Changing the network while it trains: fused for speed, explicit for analysis, pruned and merged at
+milestones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from edp_fx.passes.base import PassReport
 from edp_fx.passes.fuse import FusePairs, UnfusePairs
 from edp_fx.passes.merge import Chooser, MergePairs
 from edp_fx.passes.prune import prune
@@ -38,33 +37,29 @@ def fuse(gm: fx.GraphModule) -> fx.GraphModule:
     return FusePairs()(gm).graph_module
 
 
-def reshape(gm: fx.GraphModule, form: fx.Graph, graph: ChannelGraph, keep: Keep) -> KeptIndices:
-    """Prune ``gm`` to ``keep`` in place.
+def reshape(
+    gm: fx.GraphModule, form: fx.Graph, graph: ChannelGraph, keep: Keep, keep_pair: Chooser | None
+) -> KeptIndices:
+    """Prune ``gm`` to ``keep`` in place; merge the pairs that ``keep_pair`` does not want where it is given.
 
     Args:
         gm: the network, in any form; it ends in the explicit one.
         form: its explicit graph, as it was analysed; changed and taken over.
         graph: the analysis.
         keep: the elements that stay.
+        keep_pair: (name, pair) -> whether a pruned pair is to stay two layers.
 
     Returns:
         Per parameter and axis, the indices that stayed.
     """
     gm.graph = form
-    report = prune(gm, graph, keep).report
-    _note(gm, report)
-    kept: KeptIndices = report.facts["kept"]
+    pruned = prune(gm, graph, keep)
+    reports = [pruned.report]
+    if keep_pair is not None:
+        reports.append(MergePairs(keep_pair)(gm).report)
+    gm.meta["edp_fx.reports"] = [*gm.meta.get("edp_fx.reports", []), *reports]
+    kept: KeptIndices = pruned.report.facts["kept"]
     return kept
-
-
-def merge(gm: fx.GraphModule, form: fx.Graph, keep_pair: Chooser) -> None:
-    """Merge in place the pairs that ``keep_pair`` (name, pair) does not want as two layers; ends explicit."""
-    gm.graph = form
-    _note(gm, MergePairs(keep_pair)(gm).report)
-
-
-def _note(gm: fx.GraphModule, report: PassReport) -> None:
-    gm.meta["edp_fx.reports"] = [*gm.meta.get("edp_fx.reports", []), report]
 
 
 class Modes:
