@@ -202,6 +202,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "frontend.csv": plain_table("Tracing and insertion", "python -m benchmarks.frontend"),
     "analysis.csv": analysis,
     "structural_pruning.jsonl": structural,
+    "exactness.csv": plain_table("What removing dead channels changes", "python -m benchmarks.exactness"),
     "engines.csv": engines,
 }
 
