@@ -132,7 +132,7 @@ def training(path: Path) -> str:
         for row in rows
         if "run_ratio" in row
     ]
-    text = "## Training\n\n`python benchmarks/training.py`: medians of turns in one process, float32 on the CPU.\n"
+    text = "## Training\n\n`python -m benchmarks.training`: medians of turns in one process, float32 on the CPU.\n"
     if steps:
         text += f"\nA step before anything was removed, against the plain network's:\n\n{markdown(steps)}\n"
     if runs:
@@ -150,7 +150,7 @@ def analysis(path: Path) -> str:
 
 STRUCTURAL = """## From a model to a pruned network, against Torch-Pruning
 
-`python benchmarks/structural_pruning.py`: half of the channels of the smallest model of every timm family removed by
+`python -m benchmarks.structural_pruning`: half of the channels of the smallest model of every timm family removed by
 magnitude, each attempt in a process of its own. A tool succeeds where the pruned network runs, keeps its output's shape
 and has lost 30 % of its MACs. `torch_pruning` is 1.6.1 as it stands, `torch_pruning_hints` with the heads of attention
 declared as its authors do for timm. Seconds are the processor's, medians of several, on one thread, from the model to
@@ -198,7 +198,7 @@ def plain_table(title: str, command: str) -> Callable[[Path], str]:
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "compression.jsonl": compression,
     "training.jsonl": training,
-    "latency.csv": plain_table("Latency", "python benchmarks/latency.py"),
+    "latency.csv": plain_table("Latency", "python -m benchmarks.latency"),
     "frontend.csv": plain_table("Tracing and insertion", "python -m benchmarks.frontend"),
     "analysis.csv": analysis,
     "structural_pruning.jsonl": structural,

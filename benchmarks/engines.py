@@ -1,7 +1,7 @@
 """TensorRT-RTX engines of dense, decomposed and pruned-and-merged networks: what builds, how large, how far
 from torch.
 
-    python benchmarks/engines.py [--models resnet18,...] [--size 224] [--out benchmarks/results/engines.csv]
+    python -m benchmarks.engines [--models resnet18,...] [--size 224] [--out benchmarks/results/engines.csv]
 
 Every norm, bias and statistic is random (an untrained network's constants would hide faults). Variants:
 
@@ -17,7 +17,6 @@ stopped. A Markdown table goes beside it. Nothing here runs on a GPU: no latency
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
 import tempfile
 from collections.abc import Iterator
@@ -28,10 +27,10 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 import edp_fx
+from benchmarks.rows import read, write
 from edp_fx.cost import measure
 from edp_fx.coverage.oracle import random_keep, zero_members
 from edp_fx.errors import EdpError
-from edp_fx.files import whole
 from edp_fx.inputs import randomize_
 from edp_fx.models import load_model
 
@@ -76,7 +75,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "engines.csv")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    done = read(options.out)
+    done = {(row["model"], row["variant"], row["precision"]): row for row in read(options.out)}
     markdown(options.out.with_suffix(".md"), done)
     for name in options.models.split(","):
         for variant in options.variants.split(","):
@@ -86,7 +85,7 @@ def main() -> None:
                 continue
             for row in rows(name, variant, missing, options.size):
                 done[(name, variant, row["precision"])] = row
-                write(options.out, done)
+                write(options.out, COLUMNS, done.values())
                 markdown(options.out.with_suffix(".md"), done)
                 print(
                     {k: row[k] for k in ("model", "variant", "precision", "built", "weights_memory", "reason")},
@@ -159,23 +158,6 @@ def make(model: nn.Module, inputs: tuple[Tensor, ...], variant: str) -> nn.Modul
     return edp_fx.prune_and_merge(graph_module, inputs, align=8).eval()
 
 
-def read(path: Path) -> dict[tuple[str, str, str], dict[str, str]]:
-    """Rows by (model, variant, precision)."""
-    if not path.exists():
-        return {}
-    with path.open(newline="") as stream:
-        return {(row["model"], row["variant"], row["precision"]): row for row in csv.DictReader(stream)}
-
-
-def write(path: Path, table: dict[tuple[str, str, str], dict[str, str]]) -> None:
-    """Rewrite the whole file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part, part.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table.values())
-
-
 def markdown(path: Path, table: dict[tuple[str, str, str], dict[str, str]]) -> None:
     """The table a person reads: megabytes, and the share of the dense network's weights at the same
     precision.
@@ -207,7 +189,7 @@ def markdown(path: Path, table: dict[tuple[str, str, str], dict[str, str]]) -> N
     text = tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     heading = (
-        "# TensorRT-RTX engines\n\nWritten by `benchmarks/engines.py`; its heading says what the variants are. "
+        "# TensorRT-RTX engines\n\nWritten by `python -m benchmarks.engines`; its heading says what the variants are. "
         "Differences are in standard deviations of the output:\n*graph* is the file's operators and rounded weights in "
         "float32 against torch; *worst vs fp32* adds the rounding of the precision.\nBuilt without a GPU; none was run "
         "on one.\n\n"

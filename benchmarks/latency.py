@@ -1,6 +1,6 @@
 """Whether saved MACs are saved time: pruned and merged networks under onnxruntime, and what pruning and merging takes.
 
-    python benchmarks/latency.py --out benchmarks/results/latency.csv
+    python -m benchmarks.latency --out benchmarks/results/latency.csv
 
 Weights are random (they do not matter to time), batch-norm statistics too. ``network`` rows: each network is
 compressed without training to a share of its MACs, exported to ONNX, and timed at 224 pixels on one thread, dense and
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import statistics
 import time
 from pathlib import Path
@@ -25,8 +24,8 @@ import torch
 from torch import fx, nn
 
 import edp_fx
+from benchmarks.rows import write
 from edp_fx.coverage import oracle
-from edp_fx.files import whole
 from edp_fx.inputs import randomize_
 from edp_fx.latency.runtimes import cpu_name
 from edp_fx.lowering.latency import onnx_latency
@@ -152,11 +151,7 @@ def main() -> None:
         "edp_fx": edp_fx.__version__,
     }
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with whole(options.out) as part, open(part, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**facts, **row} for row in rows)
+        write(options.out, COLUMNS, ({**facts, **row} for row in rows))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Kills ``edp-fx compress`` by SIGKILL at random moments, resumes it, and compares with a run left in peace.
 
-    python benchmarks/resume.py --kills 10
+    python -m benchmarks.resume --kills 10
 
 Every process is killed a random time after its first write, so that the kills are spread over all of the training;
 the last is left to end.

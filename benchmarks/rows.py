@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from edp_fx.files import whole
 
 
 def main(
@@ -32,7 +34,7 @@ def main(
     torch.set_num_threads(1)
     path: Path = arguments.out
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = {row["model"] for row in read(path)} if path.exists() else set()
+    known = {row["model"] for row in read(path)}
     for name in arguments.models.split(","):
         if name in known:
             continue
@@ -47,9 +49,20 @@ def main(
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file."""
+    """The rows of a CSV file; none where there is no file."""
+    if not path.exists():
+        return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def write(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the file anew, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:

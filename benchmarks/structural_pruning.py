@@ -1,6 +1,6 @@
 """From a model to a pruned network: edp_fx and Torch-Pruning on the smallest model of every timm family.
 
-    python benchmarks/structural_pruning.py [--models NAME,…] [--limit 60] [--out FILE.jsonl]
+    python -m benchmarks.structural_pruning [--models NAME,…] [--limit 60] [--out FILE.jsonl]
 
 Three tools, each told to remove half of the channels by magnitude and nothing else:
 

@@ -1,8 +1,8 @@
 """What compression costs while it trains: step time and memory of the plain network, the pairs, and with a
 compressor.
 
-    python benchmarks/training.py --out benchmarks/results/training.jsonl
-    python benchmarks/training.py --whole-run --networks resnet20 vgg16_bn      # seconds of whole runs
+    python -m benchmarks.training --out benchmarks/results/training.jsonl
+    python -m benchmarks.training --whole-run --networks resnet20 vgg16_bn      # seconds of whole runs
 
 All of a network's variants are timed in turns in one process; the medians are compared. Memory is what
 autograd saves for the backward pass plus parameters, gradients and optimiser state, in bytes; on a GPU the
