@@ -31,6 +31,7 @@ from edp_fx.latency.runtimes import cpu_name
 from edp_fx.lowering.latency import onnx_latency
 
 NETWORKS = ("resnet18", "resnet50")
+RECIPES = ("both", "both+align", "channels", "channels+align", "ranks", "ranks+align")
 PASSES = {
     "resnet50": 2.0,
     "convnext_base": 20.0,
@@ -132,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--passes", nargs="*", default=list(PASSES), choices=list(PASSES))
-    parser.add_argument("--recipes", nargs="+", default=["channels", "channels+align", "ranks", "ranks+align"])
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
     parser.add_argument("--macs", type=float, default=0.5)
     parser.add_argument("--seconds", type=float, default=60.0, help="of timing for each batch size")
     parser.add_argument("--seed", type=int, default=0)
