@@ -57,6 +57,7 @@ def convolutions() -> Iterator[tuple[Any, ...]]:
             yield x, weight, bias, stride, padding, dilation, groups
 
 
+@pytest.mark.filterwarnings("ignore:Using padding")
 def test_convolutions() -> None:
     for arguments in convolutions():
         compare(FUNCTIONS[F.conv2d], F.conv2d, *arguments)
