@@ -17,7 +17,7 @@ from benchmarks.compression.methods import DESCRIPTIONS as METHODS
 from benchmarks.compression.plan import CORE, TARGETS, plan
 from benchmarks.compression.trial import DESCRIPTIONS as NETWORKS
 from benchmarks.plots import accuracy_over_macs, seconds_over_nodes
-from benchmarks.rows import read
+from benchmarks.rows import read, read_lines
 from benchmarks.structural_pruning import TOOLS, ratio, summary
 
 RESULTS = Path("benchmarks/results")
@@ -45,7 +45,7 @@ torch.
 
 def compression(path: Path) -> str:
     """Tables by network and target, and a plot of the core network."""
-    rows = lines(path)
+    rows = read_lines(path)
     groups: dict[tuple[str, str, float], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["network"], row["method"], row["target"]), []).append(row)
@@ -105,7 +105,7 @@ def versions(rows: list[Row]) -> str:
 
 def training(path: Path) -> str:
     """Cost of compression while training: a step, and a whole run."""
-    rows = lines(path)
+    rows = read_lines(path)
     steps = [
         {
             "network": row["network"],
@@ -151,7 +151,7 @@ def analysis(path: Path) -> str:
 STRUCTURAL = """## From a model to a pruned network, against Torch-Pruning
 
 `python -m benchmarks.structural_pruning`: half of the channels of the smallest model of every timm family removed by
-magnitude, each attempt in a process of its own. A tool succeeds where the pruned network runs, keeps its output's shape
+magnitude, each tool in a process of its own. A tool succeeds where the pruned network runs, keeps its output's shape
 and has lost 30 % of its MACs. `torch_pruning` is 1.6.1 as it stands, `torch_pruning_hints` with the heads of attention
 declared as its authors do for timm. Seconds are the processor's, medians of several, on one thread, from the model to
 the pruned network.
@@ -160,7 +160,7 @@ the pruned network.
 
 def structural(path: Path) -> str:
     """Successes and times of each tool."""
-    rows = lines(path)
+    rows = read_lines(path)
     facts = summary(rows)
     wins = ", ".join(f"`{tool}` {count}" for tool, count in facts["succeeds"].items())
     worst = ", ".join(f"{name} {value}x" for name, value in facts["worst_time_ratios"].items())
@@ -205,11 +205,6 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "exactness.csv": plain_table("What removing dead channels changes", "python -m benchmarks.exactness"),
     "engines.csv": engines,
 }
-
-
-def lines(path: Path) -> list[Row]:
-    """The objects of a file of JSON lines."""
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
 def markdown(rows: Iterable[Row]) -> str:

@@ -42,16 +42,14 @@ def by_torch_pruning(model: nn.Module, images: Tensor) -> nn.Module:
     graph = tp.DependencyGraph().build_dependency(model, images)
     makers = (tp.prune_conv_out_channels, tp.prune_linear_out_channels, tp.prune_depthwise_conv_out_channels)
     for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
-        energy: Tensor | None = None
+        first = group[0]
+        energy = torch.zeros(len(first.idxs), dtype=images.dtype)
         for dependency, indices in group:
             if dependency.handler in makers:
-                mine = dependency.target.module.weight.detach().abs().flatten(1).sum(1)[indices]
-                energy = mine if energy is None or energy.shape != mine.shape else energy + mine
-        root, handler = group[0].dep.target.module, group[0].dep.handler
-        assert energy is not None
-        dead = [index for index, value in zip(group[0].idxs, energy.tolist()) if value == 0]
+                energy += dependency.target.module.weight.detach().abs().flatten(1).sum(1)[indices]
+        dead = [index for index, value in zip(first.idxs, energy.tolist()) if value == 0]
         if 0 < len(dead) < len(energy):
-            graph.get_pruning_group(root, handler, dead).prune()
+            graph.get_pruning_group(first.dep.target.module, first.dep.handler, dead).prune()
     return model
 
 

@@ -1,9 +1,10 @@
-"""A CSV file of one row a network, filled row by row, so that a script goes on where it stopped."""
+"""Files of results: a CSV of one row a network, filled row by row, so that a script goes on where it stopped."""
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -54,6 +55,13 @@ def read(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; none where there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
 def write(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, Any]]) -> None:

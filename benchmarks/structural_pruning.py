@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 import edp_fx
+from benchmarks.rows import read_lines
 from edp_fx.cost import measure
 from edp_fx.coverage.catalog import choose
 from edp_fx.coverage.subject import Subject, prepare
@@ -229,8 +230,7 @@ def main() -> None:
         attempt(small, tool)
     names = arguments.models.split(",") if arguments.models else [e.name for e in choose(families="smallest")]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.touch()
-    rows = [json.loads(line) for line in arguments.out.read_text().splitlines()]
+    rows = read_lines(arguments.out)
     for name in names:
         if name in {row["model"] for row in rows}:
             continue

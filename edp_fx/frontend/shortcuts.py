@@ -117,7 +117,7 @@ def _arithmetic(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return shape_of
 
 
-def averaged(input: Tensor, dim: Any, keepdim: bool) -> Tensor | None:
+def _averaged(input: Tensor, dim: Any, keepdim: bool) -> Tensor | None:
     """The mean of a contiguous real tensor over some of its axes; None for any other, and where torch would refuse."""
     if not (input.is_contiguous() and input.is_floating_point()):
         return None
@@ -135,7 +135,7 @@ def averaged(input: Tensor, dim: Any, keepdim: bool) -> Tensor | None:
 
 def _mean(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def shape_of(input: Tensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Tensor:
-        found = None if kwargs or dim is None else averaged(input, dim, keepdim)
+        found = None if kwargs else _averaged(input, dim, keepdim)
         return function(input, dim, keepdim, **kwargs) if found is None else found
 
     return shape_of
@@ -261,13 +261,8 @@ def _convolution(
     return found
 
 
-def _averaged(input: Tensor, dim: Any = None, keepdim: bool = False, **options: Any) -> Tensor:
-    found = None if options.get("dtype") else averaged(input, dim, keepdim)
-    return torch.ops.aten.mean(input, dim, keepdim, **options) if found is None else found
-
-
 OPERATIONS: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten.mean: _averaged,
+    torch.ops.aten.mean: _mean(torch.ops.aten.mean),
     torch.ops.aten.convolution: _convolution,
     torch.ops.aten.addmm: _addmm,
     torch.ops.aten.native_batch_norm: _with_statistics(like),
