@@ -70,6 +70,7 @@ class Job:
     importance: str = "taylor"
     floor: float = 0.15
     allow_inexact: bool = False
+    kinds: tuple[str, ...] = ("rank", "channel", "head")
     align: int = 1
     runtime: str = "onnxruntime"
     teacher: str | None = None
@@ -87,7 +88,7 @@ class Job:
         """
         from edp_fx.data import check_spec
         from edp_fx.lowering.choice import choose_target
-        from edp_fx.train.compressor import POLICIES
+        from edp_fx.train.compressor import KINDS, POLICIES
         from edp_fx.train.importance import make_importance
 
         if self.budget is not None and self.budget.value > 1 and self.budget.metric != "latency":
@@ -98,6 +99,10 @@ class Job:
         if self.policy == "budget" and self.budget is None:
             raise BudgetError("give a budget: --macs, --params or --latency, a share in (0, 1]")
         make_importance(self.importance)
+        if not self.kinds or set(self.kinds) - set(KINDS):
+            raise BudgetError(f"--kinds {','.join(self.kinds)}: take one or more of {', '.join(KINDS)}")
+        if self.recipe.epochs == 0 and "rank" not in self.kinds:
+            raise BudgetError("--epochs 0 can only cut ranks: leave rank among --kinds")
         check_spec(self.data)
         check_directory(self.out, overwrite=self.overwrite, resume=self.resume)
         return choose_target(self.target)
@@ -162,6 +167,7 @@ class Runner:
             importance=job.importance,
             floor=job.floor,
             allow_inexact=job.allow_inexact,
+            kinds=job.kinds,
             align=job.align,
             latency_table=table,
             insert_options=job.insert_options,

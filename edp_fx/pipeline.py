@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from edp_fx.frontend import trace
 from edp_fx.inputs import normalize
 from edp_fx.latency import LatencyTable
 from edp_fx.passes.insert import insert
-from edp_fx.train import Budget, Compressor, Importance, Recipe, Strength, Trainer, Watcher
+from edp_fx.train import DEFAULT_KINDS, Budget, Compressor, Importance, Recipe, Strength, Trainer, Watcher
 
 
 def compress(
@@ -34,6 +34,7 @@ def compress(
     strength: float = 1e-3,
     floor: float = 0.15,
     allow_inexact: bool = False,
+    kinds: Sequence[str] = DEFAULT_KINDS,
     align: int = 1,
     latency_table: LatencyTable | None = None,
     insert_options: dict[str, Any] | None = None,
@@ -64,6 +65,7 @@ def compress(
         strength: λ of the policy ``lambda``, for ranks and channels.
         floor: share of each group of channels or ranks that stays in any case, where the budget allows.
         allow_inexact: also prune channels whose removal is not exact.
+        kinds: what may go, see :class:`Compressor`; without ``"rank"`` no pairs are inserted. Not with ``epochs=0``.
         align: keep a multiple of so many channels and ranks in every group of more, within the budget.
         latency_table: for a budget of latency; onnxruntime on one thread, one image, where None.
         insert_options: options of :func:`edp_fx.insert`.
@@ -92,8 +94,12 @@ def compress(
     if example_inputs is None:
         example_inputs = _first_images(train_loader)
     inputs = normalize(example_inputs)
-    gm = insert(trace(copy.deepcopy(model), inputs), **(insert_options or {}))
+    gm = trace(copy.deepcopy(model), inputs)
+    if "rank" in kinds:
+        gm = insert(gm, **(insert_options or {}))
     if recipe.epochs == 0:
+        if "rank" not in kinds:
+            raise BudgetError("without training only ranks can go: leave them among the kinds")
         if budget is None:
             raise BudgetError("without training a budget is needed: macs=, params= or latency=")
         compressor = truncate(gm, inputs, budget, train_loader, align=align, latency_table=latency_table)
@@ -114,6 +120,7 @@ def compress(
             strength=Strength(strength, strength),
             floor=floor,
             allow_inexact=allow_inexact,
+            kinds=kinds,
             align=align,
             latency_table=latency_table,
         )

@@ -53,6 +53,13 @@ def compress(
     allow_inexact: Annotated[
         bool, typer.Option("--allow-inexact", help="Also prune channels whose removal is not exact.")
     ] = False,
+    kinds: Annotated[
+        str,
+        typer.Option(
+            help="What may go: rank, channel, head (whole attention heads), kernel (a convolution becomes a depthwise "
+            "and a pointwise one; to a budget of MACs)."
+        ),
+    ] = "rank,channel,head",
     teacher: Annotated[str | None, typer.Option(help="A model or saved directory to distil from.")] = None,
     ema: Annotated[float, typer.Option(help="Decay of the averaged weights kept as the result; 0: none.")] = 0.0,
     accumulate: Annotated[int, typer.Option(help="Batches per optimiser step.", min=1)] = 1,
@@ -103,6 +110,7 @@ def compress(
         strength=strength,
         importance=importance,
         allow_inexact=allow_inexact,
+        kinds=tuple(name.strip() for name in kinds.split(",") if name.strip()),
         align=align,
         runtime=runtime,
         teacher=teacher,

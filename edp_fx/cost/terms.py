@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor, fx
 
 from edp_fx.channels import ChannelGraph
 from edp_fx.channels.graph import AxisCount, Keep
+from edp_fx.channels.kernels import Kernels
 from edp_fx.pairs import Pair
 
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """``overhead`` plus ``constant`` times the living indices along each axis.
+    """``overhead`` plus ``constant`` times the living indices along each axis; nothing where a gate is closed.
 
     Attributes:
         node: the graph node that the cost arises at, or a parameter's name.
+        gates: of one index each: whether its layer has the form that costs this.
+        positions: numbers that a layer puts out for each index of the last axis; 0 for what is no layer.
     """
 
     node: str
     constant: float
     axes: tuple[AxisCount, ...]
     overhead: float = 0.0
+    gates: tuple[AxisCount, ...] = ()
+    positions: float = 0.0
 
     def cost(self, keep: Keep) -> float:
         """Cost under ``keep``."""
         result = self.constant
         for axis in self.axes:
             result *= axis.alive(keep)
-        return result + self.overhead
+        result += self.overhead
+        for gate in self.gates:
+            result *= gate.alive(keep)
+        return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,16 +64,68 @@ class PairTerms:
 Terms = tuple[list[Term], list[PairTerms]]
 
 
+def with_kernels(terms: Terms, kernels: Sequence[Kernels]) -> Terms:
+    """``terms`` where each layer whose kernels are left out costs what a depthwise and a pointwise layer cost."""
+    of_node = {node: one for one in kernels for node in one.nodes}
+    plain: list[Term] = []
+
+    def whole(term: Term, one: Kernels) -> Term:
+        return replace(term, gates=(AxisCount(0.0, {one.id: np.ones(1)}),))
+
+    def add_separate(term: Term, one: Kernels) -> None:
+        gates = (AxisCount(1.0, {one.id: -np.ones(1)}),)
+        inputs, outputs = term.axes[0], term.axes[-1]
+        plain.append(replace(term, axes=(inputs,), gates=gates))
+        plain.append(replace(term, constant=term.constant / one.positions, axes=(inputs, outputs), gates=gates))
+
+    for term in terms[0]:
+        one = of_node.get(term.node)
+        plain.append(term if one is None else whole(term, one))
+        if one is not None:
+            add_separate(term, one)
+    pairs = []
+    for pair in terms[1]:
+        one = of_node.get(pair.basis.node)
+        if one is not None:
+            add_separate(pair.merged, one)
+            parts = (whole(term, one) for term in (pair.basis, pair.coefficient, pair.merged))
+            pair = PairTerms(pair.name, *parts)
+        pairs.append(pair)
+    return plain, pairs
+
+
+def with_traffic(terms: Terms, each: float) -> Terms:
+    """``terms`` with ``each`` added for every number that a layer puts out, a pair's basis included."""
+
+    def more(term: Term) -> Term:
+        extra = each * term.positions
+        if len(term.axes) < 2 or not term.constant:
+            return replace(term, constant=term.constant + extra)
+        # (constant x inputs + extra) x outputs: as if there were more inputs
+        first, inner = term.axes[0], math.prod(axis.whole for axis in term.axes[1:-1])
+        longer = AxisCount(first.fixed + extra / (term.constant * inner), first.weights)
+        return replace(term, axes=(longer, *term.axes[1:]))
+
+    return [more(term) for term in terms[0]], [
+        PairTerms(pair.name, more(pair.basis), more(pair.coefficient), more(pair.merged)) for pair in terms[1]
+    ]
+
+
 def mac_terms(gm: fx.GraphModule, graph: ChannelGraph) -> Terms:
     """Multiply-accumulates of the example inputs' whole batch: what stands outside pairs, and the pairs."""
     homes = _explicit_pairs(gm)
     targets = {node.name: str(node.target) for node in gm.graph.nodes}
+    layers = {node.name for node in gm.graph.nodes if node.op == "call_module"}
+    shapes = graph.node_shapes
     plain: list[Term] = []
     waiting: dict[str, Term] = {}
     pairs = []
     for site in graph.sites:
         home = homes.get(site.node)
-        term = Term(site.node, site.constant, site.axes)
+        positions = 0.0
+        if site.node in layers and site.axes[-1].whole:
+            positions = float(np.prod(shapes[site.node][0])) / site.axes[-1].whole
+        term = Term(site.node, site.constant, site.axes, positions=positions)
         if home is None:
             plain.append(term)
         elif targets[site.node].endswith(".basis"):
@@ -71,7 +133,7 @@ def mac_terms(gm: fx.GraphModule, graph: ChannelGraph) -> Terms:
         else:
             basis = waiting[home]
             # (…, c, r) and (…, r, n): merged, the basis' kernel over the coefficient's outputs.
-            merged = Term(basis.node, basis.constant, (*basis.axes[:-1], term.axes[-1]))
+            merged = replace(basis, axes=(*basis.axes[:-1], term.axes[-1]))
             pairs.append(PairTerms(home, basis, term, merged))
     return plain, pairs
 

@@ -104,10 +104,11 @@ def _with_macs(layers: list[dict[str, Any]], directory: Path) -> list[dict[str, 
 
 
 def _of(macs: Mapping[str, int] | None, name: str) -> int | None:
-    """Multiply-accumulates of a layer, which may be a pair of two."""
+    """Multiply-accumulates of a layer, which may have become two."""
     if macs is None:
         return None
-    return macs.get(name, macs.get(f"{name}.basis", 0) + macs.get(f"{name}.coefficient", 0))
+    halves = ("basis", "coefficient", "depthwise", "pointwise")
+    return macs.get(name, sum(macs.get(f"{name}.{half}", 0) for half in halves))
 
 
 def _layer_macs(directory: Path) -> dict[str, int] | None:

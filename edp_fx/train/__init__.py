@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edp_fx.train.budget import Budget
-from edp_fx.train.compressor import Compressor
+from edp_fx.train.compressor import DEFAULT_KINDS, KINDS, Compressor
 from edp_fx.train.evaluate import Score, evaluate
 from edp_fx.train.importance import Importance
 from edp_fx.train.optimizer import parameter_groups
@@ -14,6 +14,8 @@ from edp_fx.train.schedule import Schedule
 from edp_fx.train.trainer import Outcome, Trainer
 
 __all__ = [
+    "DEFAULT_KINDS",
+    "KINDS",
     "Budget",
     "Compressor",
     "Importance",

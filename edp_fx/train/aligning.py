@@ -10,12 +10,46 @@ from numpy.typing import NDArray
 from edp_fx.train.elements import Elements
 from edp_fx.train.selection import Flags, Scores, Selector
 
+TRIES = 20  # of lower targets before a choice is taken as it is
+
 
 def aligned_floors(floors: NDArray, sizes: NDArray[np.int64], multiple: int) -> NDArray[np.int64]:
     """Floors of at least 1, and in every group of more than ``multiple`` elements a multiple or the whole group."""
     least = np.maximum(1, floors).astype(np.int64)
     up = -(-least // multiple) * multiple
     return np.where(sizes > multiple, np.minimum(sizes, up), least)
+
+
+def choose_aligned(
+    selector: Selector, alive: Flags, importance: Scores, target: float, multiple: int, end: float
+) -> Flags:
+    """As :meth:`Selector.choose`, every group of more than ``multiple`` elements left at a multiple of it or untouched.
+
+    What one choice would take of a block is given back and the choice made anew for a lower target, until what is
+    left costs at most ``target`` or nothing more goes.
+    """
+    asked = target
+    for _ in range(TRIES):
+        left = selector.choose(alive, importance, asked, end=end)
+        if multiple == 1:
+            break
+        left = _rounded_up(selector.elements, alive, left, importance, multiple)
+        missing = selector.total(left) - target
+        if missing <= 0:
+            break
+        asked -= missing
+    return left
+
+
+def _rounded_up(elements: Elements, alive: Flags, left: Flags, importance: Scores, multiple: int) -> Flags:
+    """``left`` with the most important of what went given back, up to a multiple of elements or all of the group."""
+    left = left.copy()
+    for group in np.flatnonzero(elements.sizes > multiple).tolist():
+        mine = np.arange(elements.offsets[group], elements.offsets[group + 1])
+        gone = mine[alive[mine] & ~left[mine]]
+        back = -int(left[mine].sum()) % multiple
+        left[gone[np.argsort(-importance[gone], kind="stable")][:back]] = True
+    return left
 
 
 def align_within(

@@ -10,18 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 from torch.optim import Optimizer
 
 from edp_fx.channels import analyze
-from edp_fx.cost import CostModel
+from edp_fx.channels.kernels import Kernels, find_kernels
+from edp_fx.cost import TRAFFIC, CostModel
 from edp_fx.errors import BudgetError
 from edp_fx.frontend import propagate
 from edp_fx.inputs import normalize
 from edp_fx.latency import LatencyTable
 from edp_fx.pairs import Pair
 from edp_fx.passes.merge import Chooser
-from edp_fx.train.aligning import align_within, aligned_floors
+from edp_fx.train.aligning import align_within, aligned_floors, choose_aligned
 from edp_fx.train.budget import Budget, check_reachable
 from edp_fx.train.elements import Elements, Keep
 from edp_fx.train.factors import coefficient_gains
@@ -37,6 +39,8 @@ from edp_fx.train.selection import Selector
 from edp_fx.train.structure import KeptIndices, Modes, explicit, fuse, outputs, relative_difference, reshape
 
 POLICIES = ("budget", "lambda")
+KINDS = ("rank", "channel", "head", "kernel")
+DEFAULT_KINDS = KINDS[:3]
 BALANCE_EVERY = 100
 
 
@@ -57,7 +61,8 @@ class Compressor:
         importance: ``taylor``, ``norm``, ``singular`` or an :class:`~edp_fx.train.importance.Importance`.
         schedule: when to decide; the default one of ``total_steps`` where None.
         floor: share of every group that stays in any case; lowered as far as the budget needs.
-        kinds: kinds of groups that may lose elements.
+        kinds: of :data:`KINDS`, what may go: ranks of pairs, channels, whole heads, and kernels: a convolution becomes
+            a depthwise and a pointwise one (only to a budget of MACs, by the importance ``taylor``, in training).
         allow_inexact: also prune groups whose removal changes the function otherwise.
         strength: λ of the policy ``lambda``.
         align: keep a multiple of so many channels and ranks in every group of more (or the whole group), within the
@@ -65,7 +70,7 @@ class Compressor:
         latency_table: measures layers for a budget of latency; ``LatencyTable()`` where None.
 
     Raises:
-        BudgetError: the budget cannot be reached (says the least that can).
+        BudgetError: the budget cannot be reached (says the least that can), or an option is wrong.
         LoweringError: the latency table's runtime cannot run the network.
     """
 
@@ -81,7 +86,7 @@ class Compressor:
         importance: str | Importance = "taylor",
         schedule: Schedule | None = None,
         floor: float = 0.15,
-        kinds: Sequence[str] = ("rank", "channel", "head"),
+        kinds: Sequence[str] = DEFAULT_KINDS,
         allow_inexact: bool = False,
         strength: Strength | None = None,
         align: int = 1,
@@ -91,6 +96,8 @@ class Compressor:
             raise BudgetError(f"policy {policy!r}: unknown; take one of {', '.join(POLICIES)}")
         if policy == "budget" and budget is None:
             raise BudgetError("the policy 'budget' needs a budget, for example Budget(macs=0.4)")
+        if not kinds or set(kinds) - set(KINDS):
+            raise BudgetError(f"kinds {', '.join(kinds)}: take one or more of {', '.join(KINDS)}")
         if align < 1 or (align > 1 and policy != "budget"):
             raise BudgetError(f"align={align}: give a number of channels from 1 on, with the policy 'budget'")
         self.gm = gm
@@ -118,8 +125,9 @@ class Compressor:
         self.refused = refusals(self.gm, self.graph, self.kinds, allow_inexact)
         self._shapes = layer_shapes(self.gm)
         self.fading = Fading(self.elements, self.schedule)
-        self.floors = aligned_floors(np.ceil(floor * self.elements.sizes), self.elements.sizes, align)
+        self.floors = self._aligned(np.ceil(floor * self.elements.sizes))
         self._whole = np.ones(len(self.elements.groups), dtype=bool)
+        self._sizes = self.elements.sizes.astype(float)
         self.dense = float(self.cost.dense)
         self.target = budget.target(self.dense) if budget else 0.0
         if budget is not None:
@@ -135,16 +143,25 @@ class Compressor:
     def _survey(self) -> None:
         """Analyse the explicit graph: groups, costs, the flat index."""
         self.graph = analyze(self.gm, self.example_inputs)
-        self.cost = CostModel(self.gm, self.graph, self.metric, self.latency_table)
-        self.elements = Elements(
-            [
-                group
-                for group in self.graph.groups
-                if group.prunable and group.kind in self.kinds and (group.exact or self.allow_inexact)
-            ],
-            dict(self.gm.named_parameters()),
-        )
+        self.kernels: list[Kernels] = []
+        if "kernel" in self.kinds and self.metric == "macs" and self._decides_by_gates():
+            self.kernels = find_kernels(self.gm)
+        self.cost = CostModel(self.gm, self.graph, self.metric, self.latency_table, self.kernels)
+        self.work = self.cost
+        if self.metric == "macs" and "rank" not in self.kinds:
+            self.work = CostModel(self.gm, self.graph, kernels=self.kernels, traffic=TRAFFIC)
+        groups = [
+            group
+            for group in self.graph.groups
+            if group.prunable and group.kind in self.kinds and (group.exact or self.allow_inexact)
+        ]
+        self.elements = Elements([*groups, *self.kernels], dict(self.gm.named_parameters()))
         self.prices = Prices(self.cost, self.elements)
+        self._work_prices = Prices(self.work, self.elements)
+
+    def _decides_by_gates(self) -> bool:
+        """Whether kernels can be weighed: gradients are seen before a decision, by a measure that takes them."""
+        return self.policy == "budget" and self.importance.kernels and self.schedule.total > 0
 
     def _bind(self) -> None:
         self._parameters = dict(self.gm.named_parameters())
@@ -153,14 +170,23 @@ class Compressor:
     def _check_floors(self, budget: Budget) -> None:
         """Lower the floors where the budget needs it; refuse what even floors of one cannot reach."""
         while self._selector().least() > self.target:
-            lower = aligned_floors(self.floors // 2, self.elements.sizes, self.align)
+            lower = self._aligned(self.floors // 2)
             if (lower == self.floors).all():
                 break
             self.floors = lower
         check_reachable(budget, self.dense, self._selector().least())
 
+    def _aligned(self, floors: NDArray[Any]) -> NDArray[np.int64]:
+        """Floors as ``align`` wants them, none for kernels."""
+        kernels = np.array([group.kind == "kernel" for group in self.elements.groups], dtype=bool)
+        return np.where(kernels, 0, aligned_floors(floors, self.elements.sizes, self.align))
+
     def _selector(self) -> Selector:
-        return Selector(self.elements, self.prices, self.floors)
+        channel = np.array([group.kind == "channel" for group in self.elements.groups], dtype=bool)
+        widths = np.where(channel, self._sizes / self.elements.sizes, 0.0)[self.elements.group_of]
+        if "rank" in self.kinds:  # a rank pays or not by the widths there are
+            return Selector(self.elements, self.prices, self.floors)
+        return Selector(self.elements, self.prices, self.floors, self._work_prices, widths)
 
     def _context(self) -> Context:
         gains = coefficient_gains(self.gm)
@@ -230,9 +256,12 @@ class Compressor:
         scores = agreed(self.importance.scores(self._context()), next(iter(self._parameters.values())).device)
         # at the end the budget is filled up, with what is fading but not yet gone, too
         fill_from = self.fading.living(self.count) if final else None
-        left = self._selector().choose(alive, scores, goal, fill_from=fill_from, rounds=rounds)
-        if fill_from is not None:
-            left = align_within(self._selector(), left, fill_from, scores, goal, self.align, self._whole)
+        selector = self._selector()
+        if fill_from is None:
+            left = choose_aligned(selector, alive, scores, goal, self.align, self.target)
+        else:
+            left = selector.choose(alive, scores, goal, fill_from=fill_from, rounds=rounds)
+            left = align_within(selector, left, fill_from, scores, goal, self.align, self._whole)
         self.fading.doom(alive & ~left, self.count)
         self.fading.spare(left)
         self.importance.reset()
@@ -294,12 +323,14 @@ class Compressor:
         now = self._selector().total(np.concatenate([keep[group.id] for group in self.elements.groups]))
         keep_pair: Chooser | None = None
         if merged:
-            keep_pair = self.cost.keep_pair(keep) if apart is None else lambda name, _: name in apart
+            keep_pair = self.work.keep_pair(keep) if apart is None else lambda name, _: name in apart
+        separated = [one for one in self.kernels if not keep[one.id].all()]
+        channels = {number: mask for number, mask in keep.items() if number >= 0}
         kept: KeptIndices = {}
         for network in (*self._followers, self.gm):
             modes = Modes(network)
             form = self._form if network is self.gm else copy.deepcopy(self._form)
-            kept = reshape(network, form, self.graph, keep, keep_pair)
+            kept = reshape(network, form, self.graph, channels, keep_pair, separated)
             if network is self.gm:
                 self._form = self.gm.graph
                 if merged:
@@ -324,7 +355,12 @@ class Compressor:
         origin = old.carried(self.elements, kept)
         self.fading = Fading(self.elements, self.schedule, np.where(origin >= 0, np.append(born, NEVER)[origin], NEVER))
         first = np.append(old.group_of, -1)[origin[self.elements.offsets[:-1]]]
-        self.floors = np.where(first >= 0, np.minimum(self.elements.sizes, np.append(floors, 1)[first]), 1)
+        self.floors = np.where(
+            first >= 0,
+            np.minimum(self.elements.sizes, np.append(floors, 1)[first]),
+            self._aligned(np.zeros(len(first))),
+        )
+        self._sizes = np.where(first >= 0, np.append(self._sizes, 0)[first], self.elements.sizes)
         self._whole = np.append(whole, False)[first]
         self._whole &= self.elements.sizes == np.append(old.sizes, -1)[first]
         self.importance.carry(origin)
@@ -393,4 +429,4 @@ class Compressor:
 
     def _asked(self) -> str:
         """What a state must have been made for to be loaded here."""
-        return f"{self.budget}, policy {self.policy}, {self.schedule}, align {self.align}"
+        return f"{self.budget}, policy {self.policy}, {self.schedule}, {', '.join(self.kinds)}, align {self.align}"

@@ -1,20 +1,24 @@
-"""All removable elements of a network (ranks, channels, head dimensions) as one flat index.
+"""All removable elements of a network (ranks, channels, head dimensions, kernels) as one flat index.
 
 A channel group couples slices of many parameters: element ``e`` of a group owns, in each member parameter,
-the indices of one axis where ``owner == e``. Numbering the elements of all groups 0 … n-1 turns every
-question about groups (norms, gradients, scaling) into one scatter or gather per parameter axis.
+the indices of one axis where ``owner == e``; kernels are one element that owns a part of a parameter that no axis
+tells apart.
+Numbering the elements of all groups 0 … n-1 turns every question about groups (norms, gradients, scaling) into one
+scatter or gather per parameter axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from edp_fx.channels.kernels import Kernels, beyond_one_kernel
 
 if TYPE_CHECKING:
     from edp_fx.channels import Group
@@ -24,23 +28,27 @@ Keep = dict[int, NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Site:
-    """One axis of one parameter: ``index[i]`` is the element that owns index i, or n where none does."""
+    """One axis of one parameter: ``index[i]`` is the element that owns index i, or n where none does.
+
+    Axis None: ``index`` has length 1, and its element owns what ``part`` gives of the parameter.
+    """
 
     parameter: str
-    axis: int
+    axis: int | None
     role: str
     index: Tensor
+    part: Callable[[Tensor], Tensor] | None = None
 
 
 class Elements:
     """The flat index of the elements of ``groups``.
 
     Args:
-        groups: the groups whose elements may be removed.
+        groups: the groups, and kernels, whose elements may be removed.
         parameters: names of the trainable parameters; members that are buffers are left to the prune pass.
     """
 
-    def __init__(self, groups: Sequence[Group], parameters: Iterable[str]) -> None:
+    def __init__(self, groups: Sequence[Group | Kernels], parameters: Iterable[str]) -> None:
         names = set(parameters)
         self.groups = tuple(groups)
         self.sizes = np.array([group.size for group in groups], dtype=np.int64)
@@ -48,9 +56,12 @@ class Elements:
         self.n = int(self.offsets[-1])
         # per element: position of its group in `groups`
         self.group_of = np.repeat(np.arange(len(groups)), self.sizes)
-        index: dict[tuple[str, int, str], NDArray[np.int64]] = {}
+        index: dict[tuple[str, int | None, str], NDArray[np.int64]] = {}
         consumed = np.zeros(len(groups), dtype=bool)
         for number, group in enumerate(groups):
+            if isinstance(group, Kernels):
+                index[group.parameter, None, "kernel"] = self.offsets[number : number + 1]
+                continue
             for member in group.members:
                 if member.parameter not in names:
                     continue
@@ -60,7 +71,8 @@ class Elements:
                 mine = owner >= 0
                 flat[mine] = owner[mine] + self.offsets[number]
                 consumed[number] |= member.role == "consumer"
-        self.sites = tuple(Site(*key, torch.from_numpy(flat)) for key, flat in index.items())
+        parts = {"kernel": beyond_one_kernel}
+        self.sites = tuple(Site(*key, torch.from_numpy(flat), parts.get(key[2])) for key, flat in index.items())
         ranks = np.array([group.kind == "rank" for group in groups], dtype=bool)
         # The change of the loss when an element goes is seen at its consumers' slices or, where no parameter
         # consumes it (the product of queries and keys), at its producers'.
@@ -70,7 +82,7 @@ class Elements:
         # What must be zero before it goes: a rank's column; all that makes, scales and reads a channel,
         # since a layer norm on the way would feel a channel that is only not read.
         self.fading = self._restricted(lambda site: ~ranks | (site.role == "consumer"))
-        self._moved: dict[tuple[str, int, str, torch.device], Tensor] = {}
+        self._moved: dict[tuple[str, int | None, str, torch.device], Tensor] = {}
 
     def _restricted(self, wanted: Callable[[Site], NDArray[np.bool_]]) -> tuple[Site, ...]:
         """The sites with only the groups for which ``wanted(site)`` [groups] holds."""
@@ -80,7 +92,7 @@ class Elements:
             mine = np.append(wanted(site), False)[np.append(self.group_of, -1)[flat]]
             if mine.any():
                 index = torch.from_numpy(np.where(mine, flat, self.n))
-                result.append(Site(site.parameter, site.axis, site.role, index))
+                result.append(replace(site, index=index))
         return tuple(result)
 
     def on(self, site: Site, device: torch.device) -> Tensor:
@@ -92,19 +104,28 @@ class Elements:
             self._moved[key] = site.index.to(device)
         return self._moved[key]
 
+    def gate(self, total: Tensor, site: Site, parameter: Tensor, gradient: Tensor) -> None:
+        """Add the derivative by a factor of each element, parameter x gradient summed over it, to ``total`` [n+1]."""
+        mine = parameter.detach() if site.part is None else site.part(parameter)
+        self.add(total, site, mine * gradient)
+
     def add(self, total: Tensor, site: Site, values: Tensor) -> None:
         """Sum ``values`` (shaped as the parameter) over all but the site's axis and add them to ``total``
         [n+1]."""
         dims = [dim for dim in range(values.dim()) if dim != site.axis]
-        line = values.sum(dims) if dims else values
+        line = (values.sum(dims) if dims else values).reshape(-1)
         total.index_add_(0, self.on(site, total.device), line.to(total.dtype))
 
     def scale(self, site: Site, parameter: Tensor, factor: Tensor) -> None:
         """Multiply the parameter's slices in place by their elements' factors [n+1] (last entry 1)."""
         shape = [1] * parameter.dim()
-        shape[site.axis] = -1
-        line = factor[self.on(site, factor.device)].view(shape)
-        parameter.mul_(line.to(parameter.dtype))
+        if site.axis is not None:
+            shape[site.axis] = -1
+        line = factor[self.on(site, factor.device)].view(shape).to(parameter.dtype)
+        if site.part is None:
+            parameter.mul_(line)
+        else:
+            parameter.add_(site.part(parameter) * (line - 1))
 
     def split(self, flat: NDArray[np.bool_]) -> Keep:
         """A flat mask [n] as the mapping from group id to that group's mask."""
@@ -125,7 +146,7 @@ class Elements:
             old = here.get((site.parameter, site.axis))
             if old is None:
                 continue
-            chosen = kept.get(site.parameter, {}).get(site.axis)
+            chosen = None if site.axis is None else kept.get(site.parameter, {}).get(site.axis)
             lined = old if chosen is None else old[np.asarray(chosen, dtype=np.int64)]
             index = site.index.numpy()
             if len(lined) != len(index):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,8 +36,14 @@ class Context:
 
 
 class Importance:
-    """Base of all measures. ``total`` [n+1] is what it accumulates; the last entry collects what nobody
-    owns."""
+    """Base of all measures.
+
+    Attributes:
+        total: what it accumulates [n+1]; the last entry collects what nobody owns.
+        kernels: whether it can weigh kernels against channels; else kernels stay.
+    """
+
+    kernels: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
@@ -65,8 +72,11 @@ class Taylor(Importance):
 
     Closing the gate g of an element (its consumers' weight slices times g) changes the loss by dL/dg = Σ w
     ∂L/∂w over those slices (Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR
-    2019, eq. 8, there per weight). For a rank this is Σ_i C_ij ∂L/∂C_ij.
+    2019, eq. 8, there per weight). For a rank this is Σ_i C_ij ∂L/∂C_ij, for
+    kernels the sum of R ∂L/∂W over what the layer's W has beyond one kernel per input channel, R.
     """
+
+    kernels = True
 
     def accumulate(self, context: Context) -> None:
         """Add this step's squared gate gradients."""
@@ -78,7 +88,7 @@ class Taylor(Importance):
                 continue
             if step is None:
                 step = torch.zeros(elements.n + 1, device=parameter.device, dtype=torch.float32)
-            elements.add(step, site, parameter.detach() * parameter.grad)
+            elements.gate(step, site, parameter, parameter.grad)
         if step is None:
             return
         step.square_()

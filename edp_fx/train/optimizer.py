@@ -63,7 +63,7 @@ def carry_state(
     for group in optimizer.param_groups:
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in name_of]
     for name, parameter in after.items():
-        number = homes.get(name, homes.get(_merged_from(name), -1))
+        number = next((homes[one] for one in (name, *_made_from(name)) if one in homes), -1)
         if number < 0:
             continue  # was not trained before either
         optimizer.param_groups[number]["params"].append(parameter)
@@ -87,6 +87,10 @@ def sliced(value: Any, shape: torch.Size, chosen: Mapping[int, NDArray[np.int64]
     return value.clone()
 
 
-def _merged_from(name: str) -> str:
+def _made_from(name: str) -> list[str]:
+    """Parameters that the new ``name`` may have been merged or separated from."""
     layer, _, leaf = name.rpartition(".")
-    return f"{layer}.basis.weight" if leaf == "weight" else f"{layer}.coefficient.{leaf}"
+    if layer.endswith((".depthwise", ".pointwise")):
+        layer = layer.rpartition(".")[0]
+        return [f"{layer}.{leaf}", *_made_from(f"{layer}.{leaf}")]
+    return [f"{layer}.basis.weight" if leaf == "weight" else f"{layer}.coefficient.{leaf}"]

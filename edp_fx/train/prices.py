@@ -61,7 +61,6 @@ class Prices:
         terms = [*plain, *(term for pair in pairs for term in (pair.basis, pair.coefficient, pair.merged))]
         self.constant = np.array([term.constant for term in terms], dtype=np.float64)
         self.overhead = np.array([term.overhead for term in terms], dtype=np.float64)
-        width = max((len(term.axes) for term in terms), default=0)
         position = {group.id: number for number, group in enumerate(elements.groups)}
         fixed: list[float] = []
         rows: list[NDArray[np.int64]] = []
@@ -69,9 +68,10 @@ class Prices:
         weights: list[Floats] = []
         known: dict[int, int] = {}
         # axis number `none` is a dummy that always counts 1
-        axes = np.full((len(terms), width), -1, dtype=np.int64)
+        axes = np.full((len(terms), max((len(term.axes) for term in terms), default=0)), -1, dtype=np.int64)
+        gates = np.full((len(terms), max((len(term.gates) for term in terms), default=0)), -1, dtype=np.int64)
         for number, term in enumerate(terms):
-            for place, axis in enumerate(term.axes):
+            for place, axis in enumerate((*term.axes, *term.gates)):
                 if id(axis) not in known:
                     known[id(axis)] = len(fixed)
                     rest = float(axis.fixed)
@@ -84,9 +84,11 @@ class Prices:
                         columns.append(elements.offsets[position[group]] + used)
                         weights.append(np.asarray(weight, dtype=np.float64)[used])
                     fixed.append(rest)
-                axes[number, place] = known[id(axis)]
+                at_gate = place - len(term.axes)
+                (axes if at_gate < 0 else gates)[number, place if at_gate < 0 else at_gate] = known[id(axis)]
         none = len(fixed)
         self.axes = np.where(axes < 0, none, axes)
+        self.gates = np.where(gates < 0, none, gates)
         self.fixed = np.array([*fixed, 1.0])
         empty = np.zeros(0)
         self.matrix = sparse.csr_matrix(
@@ -116,7 +118,7 @@ class Prices:
         for group in range(len(elements.groups)):
             mine = np.zeros(len(self.fixed), dtype=bool)
             mine[mean.indices[mean.indptr[group] : mean.indptr[group + 1]]] = True
-            hit = mine[self.axes].any(axis=1) if len(self.axes) else np.zeros(0, dtype=bool)
+            hit = mine[self.axes].any(axis=1) | mine[self.gates].any(axis=1)
             units = np.unique(unit_of_term[hit])
             touching.append(np.stack([units, np.full(len(units), group)], axis=1))
         pairs = np.concatenate([*touching, np.zeros((0, 2))]).astype(np.int64)
@@ -126,24 +128,31 @@ class Prices:
         self.touch_plain = np.flatnonzero(~is_pair)
         self.touch_pair = np.flatnonzero(is_pair)
 
-    def _alive(self, alive: Flags) -> Floats:
+    def _alive(self, alive: Flags | Floats) -> Floats:
         return self.fixed + self.matrix @ alive.astype(np.float64)
 
     def _terms(self, axes: Floats, which: NDArray[np.int64] | slice = slice(None)) -> Floats:
-        return self.overhead[which] + self.constant[which] * axes[self.axes[which]].prod(axis=1)
+        open_ = axes[self.gates[which]].prod(axis=1)
+        return (self.overhead[which] + self.constant[which] * axes[self.axes[which]].prod(axis=1)) * open_
 
     def _units(self, terms: Floats) -> tuple[Floats, Floats, Floats]:
         """Cost of the plain terms, of the pairs as two layers, and of the pairs merged."""
         three = terms[self.plain :].reshape(-1, 3)
         return terms[: self.plain], three[:, 0] + three[:, 1], three[:, 2]
 
-    def total(self, alive: Flags) -> float:
-        """Cost of the network with only ``alive`` elements [n], every pair at the cheaper of its two
-        forms."""
-        plain, two, merged = self._units(self._terms(self._alive(alive)))
-        return float((plain.sum() + np.minimum(two, merged).sum()) * self.scale)
+    def apart(self, alive: Flags) -> Flags:
+        """Which pairs are cheaper as two layers [pairs]."""
+        _, two, merged = self._units(self._terms(self._alive(alive)))
+        return two < merged
 
-    def look(self, alive: Flags) -> Look:
+    def total(self, alive: Flags, apart: Flags | None = None) -> float:
+        """Cost of the network with only ``alive`` elements [n], the pairs ``apart`` as two layers; every pair at the
+        cheaper of its two forms where None."""
+        plain, two, merged = self._units(self._terms(self._alive(alive)))
+        best = np.minimum(two, merged) if apart is None else np.where(apart, two, merged)
+        return float((plain.sum() + best.sum()) * self.scale)
+
+    def look(self, alive: Flags | Floats) -> Look:
         """What every group's elements save, seen from ``alive``."""
         axes = self._alive(alive)
         plain, two, merged = self._units(self._terms(axes))
@@ -160,9 +169,13 @@ class Prices:
 
     def _shortened(self, axes: Floats, terms: NDArray[np.int64], groups: NDArray[np.int64]) -> Floats:
         """Cost of ``terms[i]`` with one element less of ``groups[i]``."""
-        result = self.constant[terms].copy()
-        for place in range(self.axes.shape[1]):
-            axis = self.axes[terms, place]
+        result = self.constant[terms] * self._counts(axes, self.axes[terms], groups)
+        return (result + self.overhead[terms]) * self._counts(axes, self.gates[terms], groups)
+
+    def _counts(self, axes: Floats, of: NDArray[np.int64], groups: NDArray[np.int64]) -> Floats:
+        """Product of the indices left along the axes ``of[i]`` with one element less of ``groups[i]``."""
+        result = np.ones(len(of))
+        for axis in of.T:
             less = np.asarray(self.mean[axis, groups]).ravel() if len(axis) else np.zeros(0)
             result *= np.maximum(0.0, axes[axis] - less)
-        return result + self.overhead[terms]
+        return result

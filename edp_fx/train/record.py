@@ -37,12 +37,14 @@ def layer_shapes(model: nn.Module) -> Shapes:
 
 
 def changes(before: Shapes, after: Shapes) -> list[dict[str, Any]]:
-    """One record per layer: outputs, inputs and rank as [before, after]; form is ``pair``, ``merged`` or
-    ``plain``."""
+    """One record per layer: outputs, inputs and rank as [before, after]; form is ``pair``, ``merged``,
+    ``plain`` or ``separate`` (a depthwise and a pointwise layer)."""
     records = []
     for name, old in before.items():
-        new = after.get(name, {"outputs": 0, "inputs": 0, "rank": None})
+        separate = after.get(f"{name}.pointwise")
+        new = after.get(name, separate or {"outputs": 0, "inputs": 0, "rank": None})
         form = "plain" if old["rank"] is None else "merged" if new["rank"] is None else "pair"
+        form = "separate" if separate else form
         records.append(
             {
                 "name": name,

@@ -27,7 +27,7 @@ class Schedule:
     warmup: float = 0.12
     end: float = 0.5
     decisions: int = 30
-    shrinks: int = 2
+    shrinks: int = 4
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < self.end <= 1:

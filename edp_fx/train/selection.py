@@ -24,15 +24,23 @@ class Selector:
         elements: the flat index.
         prices: what the network costs under a mask, and what each group's elements save.
         floors: the fewest elements each group keeps [groups].
+        work: what is saved, for comparing elements and the forms of pairs; ``prices`` where None.
+        widths: how many of the channels of the network as it came each channel stands for [n], 0 for other elements.
+            Prices are then those at the widths as they came: at present widths the thinner of two factors of a product
+            is the cheaper to thin, and greedy choice runs into wide streams between starved layers.
     """
 
     elements: Elements
     prices: Prices
     floors: NDArray[np.int64]
+    work: Prices | None = None
+    widths: Scores | None = None
 
     def total(self, alive: Flags) -> float:
         """Cost of the network with only ``alive`` elements."""
-        return self.prices.total(alive)
+        if self.work is None:
+            return self.prices.total(alive)
+        return self.prices.total(alive, self.work.apart(alive))
 
     def least(self, importance: Scores | None = None) -> float:
         """Cost with every group at its floor."""
@@ -66,6 +74,7 @@ class Selector:
         *,
         fill_from: Flags | None = None,
         rounds: int = 1,
+        end: float | None = None,
     ) -> Flags:
         """The elements left, which costs at most ``target`` where the floors allow.
 
@@ -76,31 +85,38 @@ class Selector:
             fill_from: elements of which the most important are given back as long as the target holds.
             rounds: prices are renewed after each of so many equal parts of the way: an element's price falls
                 as what it is coupled with goes.
+            end: the target of the last choice, ``target`` where None: only what overshoots that is looked at again.
         """
+        end = target if end is None else min(end, target)
         now = self.total(alive)
         for part in range(1, rounds + 1):
             goal = target + (now - target) * (1 - part / rounds)
-            alive = self._one_round(alive, importance, goal)
+            alive = self._one_round(alive, importance, goal, min(end, goal))
         return alive if fill_from is None else self._give_back(fill_from, alive, importance, target)
 
-    def _one_round(self, alive: Flags, importance: Scores, target: float) -> Flags:
+    def _one_round(self, alive: Flags, importance: Scores, target: float, end: float) -> Flags:
         if self.total(alive) <= target:
             return alive
         order = self._order(alive, importance)
-        count = self._until(alive, order, target)
-        chosen = without(alive, order[:count])
-        if count and self.total(chosen) < (1 - COARSE) * target:
-            chosen = self._finer_last(
-                without(alive, order[: count - 1]), order[count - 1 :], importance, target, chosen
-            )
-        if count and self.total(chosen) < (1 - COARSE) * target:
+        best: Flags | None = None
+        for _ in range(REPAIRS):
+            count = self._until(alive, order, target)
+            chosen = without(alive, order[:count])
+            total = self.total(chosen)
+            if best is not None and not self.total(best) < total <= target:
+                return best
+            best = chosen
+            if not count or total >= (1 - COARSE) * end:
+                return best
+            last = without(alive, order[: count - 1])
+            finer = self._finer_last(last, order[count - 1 :], importance, target, chosen)
+            if self.total(finer) >= (1 - COARSE) * end:
+                return finer
             # the last one saves more than was missing, and no single other one enough: go on without its group
             groups = self.elements.group_of[order]
-            others = order[(np.arange(len(order)) < count - 1) | (groups != groups[count - 1])]
-            several = without(alive, others[: self._until(alive, others, target)])
-            if self.total(chosen) < self.total(several) <= target:
-                return several
-        return chosen
+            order = order[(np.arange(len(order)) < count - 1) | (groups != groups[count - 1])]
+        assert best is not None
+        return best
 
     def _until(self, alive: Flags, order: NDArray[np.int64], target: float) -> int:
         """How many of ``order`` have to go for the target, or all of them."""
@@ -126,7 +142,8 @@ class Selector:
     def _order(self, alive: Flags, importance: Scores) -> NDArray[np.int64]:
         """Candidates from the cheapest loss per cost saved to the dearest."""
         elements = self.elements
-        look = self.prices.look(alive)
+        seen = alive if self.widths is None else np.maximum(alive, self.widths)
+        look = (self.work or self.prices).look(seen)
         candidates: list[NDArray[np.int64]] = []
         prices: list[Scores] = []
         for number, group in enumerate(elements.groups):

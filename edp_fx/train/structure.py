@@ -16,10 +16,12 @@ from torch.utils import _pytree as pytree
 from edp_fx.passes.fuse import FusePairs, UnfusePairs
 from edp_fx.passes.merge import Chooser, MergePairs
 from edp_fx.passes.prune import prune
+from edp_fx.passes.separate import SeparateConvs
 from edp_fx.train.elements import Keep
 
 if TYPE_CHECKING:
     from edp_fx.channels import ChannelGraph
+    from edp_fx.channels.kernels import Kernels
 
 KeptIndices = dict[str, dict[int, NDArray[np.int64]]]
 
@@ -38,7 +40,12 @@ def fuse(gm: fx.GraphModule) -> fx.GraphModule:
 
 
 def reshape(
-    gm: fx.GraphModule, form: fx.Graph, graph: ChannelGraph, keep: Keep, keep_pair: Chooser | None
+    gm: fx.GraphModule,
+    form: fx.Graph,
+    graph: ChannelGraph,
+    keep: Keep,
+    keep_pair: Chooser | None,
+    separated: Sequence[Kernels] = (),
 ) -> KeptIndices:
     """Prune ``gm`` to ``keep`` in place; merge the pairs that ``keep_pair`` does not want where it is given.
 
@@ -46,15 +53,16 @@ def reshape(
         gm: the network, in any form; it ends in the explicit one.
         form: its explicit graph, as it was analysed; changed and taken over.
         graph: the analysis.
-        keep: the elements that stay.
+        keep: the elements of its groups that stay.
         keep_pair: (name, pair) -> whether a pruned pair is to stay two layers.
+        separated: layers whose kernels go, all but one per input channel.
 
     Returns:
         Per parameter and axis, the indices that stayed.
     """
     gm.graph = form
     pruned = prune(gm, graph, keep)
-    reports = [pruned.report]
+    reports = [pruned.report, SeparateConvs(separated)(gm).report]
     if keep_pair is not None:
         reports.append(MergePairs(keep_pair)(gm).report)
     gm.meta["edp_fx.reports"] = [*gm.meta.get("edp_fx.reports", []), *reports]

@@ -23,19 +23,21 @@ METHODS: dict[str, Callable[[Trial], nn.Module]] = {
     "svd": svd,
     "edp-ranks": partial(edp, kinds=("rank",)),
     "edp-channels": partial(edp, kinds=("channel",)),
-    "edp-lambda": partial(edp, policy="lambda"),
+    "edp-lambda": partial(edp, kinds=("rank", "channel"), policy="lambda"),
+    "edp-pairs": partial(edp, kinds=("rank", "channel")),
     "slimming": slimming,
 }
 TORCH_PRUNING = ("tp-group-norm", "tp-taylor")
 DESCRIPTIONS = {
     "dense": "the plain network",
     "thin": "every group of coupled channels of the plain network at the same share of its width, from scratch",
-    "edp-budget": "ranks and channels, Taylor importance, cubic schedule (the default of edp_fx)",
+    "edp-budget": "channels, in fours, and kernels (`--kinds channel,kernel`), Taylor importance, cubic schedule",
     "tp-group-norm": "Torch-Pruning, group norm with sparse learning for half of the steps, pruned once, trained on",
     "tp-taylor": "Torch-Pruning, group Taylor importance, pruned in steps on the same cubic schedule as EDP",
     "svd": "trained for half of the steps, every layer cut by singular values, trained on",
     "edp-ranks": "edp-budget that removes ranks only",
     "edp-channels": "edp-budget that removes channels only",
-    "edp-lambda": "fixed strengths of the group-sparse penalty: what MACs come out is not asked for",
+    "edp-pairs": "edp-budget that removes ranks and channels",
+    "edp-lambda": "ranks and channels by fixed strengths of the group-sparse penalty: no MACs are asked for",
     "slimming": "L1 on the batch norms' scales for half of the steps, pruned once by them, trained on",
 }

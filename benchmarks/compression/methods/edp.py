@@ -12,10 +12,11 @@ from edp_fx.train import Budget, Compressor, Strength
 # λ for 4,690 steps, found by runs of ResNet-20 over 100 steps at 47 times as much: what shrinks is about λ times steps
 STRENGTHS = {0.3: 7.5e-4, 0.15: 9.5e-4}
 STRENGTH_STEPS = 4690
+ALIGN = 4  # onnxruntime computes channels in blocks; depthwise layers of odd widths are the slowest
 
 
-def edp(trial: Trial, kinds: tuple[str, ...] = ("rank", "channel"), policy: str = "budget") -> nn.Module:
-    """Pairs from the start (none where only channels may go), a :class:`Compressor`, one run."""
+def edp(trial: Trial, kinds: tuple[str, ...] = ("channel", "kernel"), policy: str = "budget") -> nn.Module:
+    """Pairs from the start where ranks may go, a :class:`Compressor`, one run."""
     gm = edp_fx.trace(trial.network(), trial.example)
     if "rank" in kinds:
         gm = edp_fx.insert(gm, start="identity")
@@ -29,6 +30,7 @@ def edp(trial: Trial, kinds: tuple[str, ...] = ("rank", "channel"), policy: str 
         optimizer=optimizer,
         total_steps=trial.steps,
         kinds=kinds,
+        align=ALIGN if policy == "budget" else 1,
         policy=policy,
         strength=Strength(strength, strength),
     )

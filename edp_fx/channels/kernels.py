@@ -1,0 +1,101 @@
+"""Kernels: convolutions that could do with one kernel per input channel.
+
+A convolution W (n x c x k x k) whose slices W[i, j] are, for each input channel j, multiples of one kernel d_j is a
+depthwise convolution d (c filters) followed by a pointwise one p (n x c): W[i, j] = p[i, j]·d_j. What W has beyond that
+can be made to die as a rank or a channel is. (The pair with one basis filter per input channel, instead of filters
+over all input channels; at its price of c·(k² + n) a position all channels can often stay.)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from edp_fx.geometry import plain_kind
+from edp_fx.pairs import Pair
+
+_SQUARINGS = 5  # directions: the 2^5-th power of the Gram matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Kernels:
+    """What a convolution has beyond one kernel per input channel: a group of one element, kept or removed.
+
+    Attributes:
+        id: negative, apart from the ids of the groups of channels.
+        name: the layer, plain or a pair.
+        parameter: its weight, a pair's that of its basis.
+        nodes: the graph nodes that call it.
+    """
+
+    id: int
+    name: str
+    parameter: str
+    nodes: tuple[str, ...]
+    positions: int  # of a kernel
+    kind: ClassVar[str] = "kernel"
+    size: ClassVar[int] = 1
+
+
+def find_kernels(gm: fx.GraphModule, first: int = -1) -> list[Kernels]:
+    """Every layer of an explicit graph that may become a depthwise and a pointwise one, ids from ``first`` down."""
+    called: dict[str, list[str]] = {}
+    for node in gm.graph.nodes:
+        if node.op == "call_module":
+            called.setdefault(str(node.target), []).append(node.name)
+    owners = Counter(id(one) for _, one in gm.named_parameters(remove_duplicate=False))
+    found: list[Kernels] = []
+    for target, nodes in called.items():
+        home, _, leaf = target.rpartition(".")
+        owner = gm.get_submodule(home)
+        pair = leaf == "basis" and isinstance(owner, Pair)
+        layer = gm.get_submodule(target)
+        if isinstance(owner, Pair) and not pair:
+            continue
+        if not _eligible(layer) or len(nodes) != 1:
+            continue
+        weight = layer.get_parameter("weight")
+        if owners[id(weight)] != 1:
+            continue
+        name = home if pair else target
+        users = [*nodes, *called.get(f"{home}.coefficient", [])] if pair else nodes
+        positions = weight[0, 0].numel()
+        found.append(Kernels(first - len(found), name, f"{target}.weight", tuple(users), positions))
+    return found
+
+
+def _eligible(layer: nn.Module) -> bool:
+    if not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or plain_kind(layer) is None:
+        return False
+    weight = layer.weight
+    return layer.groups == 1 and weight.shape[1] > 1 and weight[0, 0].numel() > 1
+
+
+def directions(weight: Tensor) -> Tensor:
+    """The unit kernel [c, k…] that explains most of each input channel's slices of ``weight`` [n, c, k…]."""
+    slices = weight.detach().flatten(2).transpose(0, 1).float()
+    power = slices.mT @ slices
+    for _ in range(_SQUARINGS):
+        power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-30)[:, None, None]
+        power = power @ power
+    column = power.diagonal(dim1=-2, dim2=-1).argmax(-1)
+    kernel = power[torch.arange(len(power), device=power.device), column]
+    kernel = kernel / kernel.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    return kernel.view(weight.shape[1], *weight.shape[2:]).to(weight.dtype)
+
+
+def one_kernel(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Depthwise kernels [c, 1, k…] and pointwise weight [n, c, 1…] whose product is nearest to ``weight``."""
+    kernel = directions(weight)
+    dims = tuple(range(2, weight.dim()))
+    return kernel.unsqueeze(1), (weight.detach() * kernel).sum(dims, keepdim=True)
+
+
+def beyond_one_kernel(weight: Tensor) -> Tensor:
+    """``weight`` less its part of one kernel per input channel, of the same shape."""
+    kernel, pointwise = one_kernel(weight)
+    return weight.detach() - pointwise * kernel.squeeze(1)

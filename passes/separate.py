@@ -1,0 +1,67 @@
+"""Separate: a convolution of one kernel per input channel becomes a depthwise and a pointwise one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from edp_fx.channels.kernels import Kernels, one_kernel
+from edp_fx.geometry import Geometry
+from edp_fx.pairs import Pair
+from edp_fx.passes.base import Pass, PassReport, PassResult
+
+
+@dataclass(frozen=True)
+class SeparateConvs(Pass):
+    """Make each layer given NAME.depthwise → NAME.pointwise, of the part of its weight that has one kernel per
+    input channel; exact where there is no other part.
+
+    Attributes:
+        layers: of this very, explicit graph.
+    """
+
+    name: ClassVar[str] = "separate"
+    layers: Sequence[Kernels] = ()
+
+    def call(self, gm: fx.GraphModule) -> PassResult:
+        report = PassReport(self.name)
+        nodes = {node.name: node for node in gm.graph.nodes}
+        for layer in self.layers:
+            calls = [nodes[name] for name in layer.nodes if name in nodes]
+            if len(calls) != len(layer.nodes):
+                continue  # it was part of a branch that went
+            owner, _, leaf = layer.name.rpartition(".")
+            gm.get_submodule(owner)._modules[leaf] = _separated(gm.get_submodule(layer.name))
+            first, last = calls[0], calls[-1]
+            with gm.graph.inserting_before(last):
+                depthwise = gm.graph.call_module(f"{layer.name}.depthwise", first.args, first.kwargs)
+                pointwise = gm.graph.call_module(f"{layer.name}.pointwise", (depthwise,))
+            last.replace_all_uses_with(pointwise)
+            for node in reversed(calls):
+                gm.graph.erase_node(node)
+            report.rewritten.append(layer.name)
+        if report.rewritten:
+            gm.recompile()
+        return PassResult(gm, bool(report.rewritten), report)
+
+
+@torch.no_grad()
+def _separated(layer: nn.Module) -> nn.Module:
+    """The two layers, in a container, of a plain convolution or a pair."""
+    conv: Any = layer.basis if isinstance(layer, Pair) else layer
+    kernel, mixing = one_kernel(conv.weight)
+    bias: Tensor | None = layer.bias  # type: ignore[assignment]
+    if isinstance(layer, Pair):
+        coefficient: Any = layer.coefficient.weight
+        mixing = (coefficient.flatten(1) @ mixing.flatten(1)).view(len(coefficient), *mixing.shape[1:])
+    geometry = Geometry.of(conv)
+    made = nn.Module()
+    made.depthwise = replace(geometry, groups=conv.weight.shape[1]).layer(kernel.contiguous().clone(), None)
+    made.pointwise = geometry.pointwise().layer(mixing.contiguous().clone(), bias)
+    for part in (made.depthwise, made.pointwise):
+        part.get_parameter("weight").requires_grad_(conv.weight.requires_grad)
+    return made.train(layer.training)
