@@ -8,6 +8,7 @@ import networkx as nx
 import pytest
 import torch
 from chromium import chromium
+from selenium.webdriver.support.ui import WebDriverWait
 from torch import nn
 from torch.nn import functional as F
 
@@ -164,8 +165,6 @@ def browser():
 
 
 def settle(browser):
-    from selenium.webdriver.support.ui import WebDriverWait
-
     WebDriverWait(browser, 60).until(lambda one: one.execute_script("return document.body.dataset.ready") == "1")
 
 
@@ -205,8 +204,9 @@ def test_search_and_click_show_the_group_of_a_layer(browser, resnet50):
     lit = {node.get_attribute("data-layer") for node in browser.find_elements("css selector", ".node.layer.on")}
     assert lit == {*wide.producers, *wide.consumers}
     find(browser, f'#detail details[data-group="{wide.id}"] .members summary').click()
-    rows = browser.find_elements("css selector", f'#detail details[data-group="{wide.id}"] tbody tr')
-    assert len(rows) == len(wide.members)
+    rows = f'#detail details[data-group="{wide.id}"] tbody tr'
+    # opening is told to the page after the click has returned
+    WebDriverWait(browser, 60).until(lambda one: len(one.find_elements("css selector", rows)) == len(wide.members))
     assert browser.get_log("browser") == []
     assert (
         browser.execute_script("return performance.getEntriesByType('resource').filter(e => /^http/.test(e.name))")
