@@ -31,9 +31,7 @@ class SeparateConvs(Pass):
         report = PassReport(self.name)
         nodes = {node.name: node for node in gm.graph.nodes}
         for layer in self.layers:
-            calls = [nodes[name] for name in layer.nodes if name in nodes]
-            if len(calls) != len(layer.nodes):
-                continue  # it was part of a branch that went
+            calls = [nodes[name] for name in layer.nodes]
             owner, _, leaf = layer.name.rpartition(".")
             gm.get_submodule(owner)._modules[leaf] = _separated(gm.get_submodule(layer.name))
             first, last = calls[0], calls[-1]

@@ -11,6 +11,7 @@ from torch import nn
 import edp_fx
 from edp_fx.errors import BudgetError
 from edp_fx.inputs import randomize_
+from edp_fx.pairs import Pair
 from edp_fx.train import Schedule
 from edp_fx.train.aligning import align_within, aligned_floors
 from edp_fx.train.elements import Elements
@@ -68,10 +69,7 @@ def check(before: dict, gm, x) -> int:
     for members, size in sizes(gm, x).items():
         for name in members:
             layer = name.rpartition(".weight")[0]
-            if layer.endswith(".depthwise"):
-                continue  # its outputs are its inputs, another layer's outputs
-            layer = layer.removesuffix(".pointwise")
-            # a merged or separate pair's outputs are its coefficient's
+            # a merged pair's outputs are its coefficient's
             full = whole.get(layer, whole.get(f"{layer}.coefficient"))
             assert full is not None, name
             if full > 8:
@@ -124,6 +122,7 @@ def test_a_run_that_shrinks_on_the_way_ends_aligned_too() -> None:
     assert sum(event["event"] == "shrink" for event in compressor.events) > 1
     assert check(before, small, x) > 1
     assert compressor.macs <= 0.4
+    assert any(isinstance(module, Pair) for module in small.modules())
 
 
 def test_the_block_with_the_most_important_element_comes_first() -> None:

@@ -204,9 +204,10 @@ def test_search_and_click_show_the_group_of_a_layer(browser, resnet50):
     lit = {node.get_attribute("data-layer") for node in browser.find_elements("css selector", ".node.layer.on")}
     assert lit == {*wide.producers, *wide.consumers}
     find(browser, f'#detail details[data-group="{wide.id}"] .members summary').click()
-    rows = f'#detail details[data-group="{wide.id}"] tbody tr'
-    # opening is told to the page after the click has returned
-    WebDriverWait(browser, 60).until(lambda one: len(one.find_elements("css selector", rows)) == len(wide.members))
+    selector = f'#detail details[data-group="{wide.id}"] tbody tr'
+    # the page is told of the opening after the click has returned
+    rows = WebDriverWait(browser, 60).until(lambda one: one.find_elements("css selector", selector))
+    assert len(rows) == len(wide.members)
     assert browser.get_log("browser") == []
     assert (
         browser.execute_script("return performance.getEntriesByType('resource').filter(e => /^http/.test(e.name))")

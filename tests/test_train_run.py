@@ -89,7 +89,7 @@ def test_a_run_ends_just_under_its_budget_and_learns(loaders, share):
     record = compact.meta["edp_fx.run"]
     assert record["max_rel_diff"] <= 1e-5
     assert record["macs"] == pytest.approx(share_of(compact), rel=1e-9)
-    assert {layer["form"] for layer in record["layers"]} <= {"plain", "pair", "merged", "separate"}
+    assert {layer["form"] for layer in record["layers"]} <= {"plain", "pair", "merged"}
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from edp_fx.geometry import plain_kind
 from edp_fx.pairs import Pair
 
-_SQUARINGS = 5  # directions: the 2^5-th power of the Gram matrix
+_SQUARINGS = 5  # the 2^5-th power of a Gram matrix is all but its first direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,19 +30,20 @@ class Kernels:
         name: the layer, plain or a pair.
         parameter: its weight, a pair's that of its basis.
         nodes: the graph nodes that call it.
+        taps: numbers of one kernel.
     """
 
     id: int
     name: str
     parameter: str
     nodes: tuple[str, ...]
-    positions: int  # of a kernel
+    taps: int
     kind: ClassVar[str] = "kernel"
     size: ClassVar[int] = 1
 
 
-def find_kernels(gm: fx.GraphModule, first: int = -1) -> list[Kernels]:
-    """Every layer of an explicit graph that may become a depthwise and a pointwise one, ids from ``first`` down."""
+def find_kernels(gm: fx.GraphModule) -> list[Kernels]:
+    """Every layer of an explicit graph that may become a depthwise and a pointwise one, ids from -1 down."""
     called: dict[str, list[str]] = {}
     for node in gm.graph.nodes:
         if node.op == "call_module":
@@ -50,21 +51,18 @@ def find_kernels(gm: fx.GraphModule, first: int = -1) -> list[Kernels]:
     owners = Counter(id(one) for _, one in gm.named_parameters(remove_duplicate=False))
     found: list[Kernels] = []
     for target, nodes in called.items():
-        home, _, leaf = target.rpartition(".")
-        owner = gm.get_submodule(home)
-        pair = leaf == "basis" and isinstance(owner, Pair)
         layer = gm.get_submodule(target)
-        if isinstance(owner, Pair) and not pair:
-            continue
         if not _eligible(layer) or len(nodes) != 1:
             continue
         weight = layer.get_parameter("weight")
         if owners[id(weight)] != 1:
             continue
+        home = target.rpartition(".")[0]
+        # the coefficient of a pair is pointwise: what is eligible in one is its basis
+        pair = isinstance(gm.get_submodule(home), Pair)
         name = home if pair else target
-        users = [*nodes, *called.get(f"{home}.coefficient", [])] if pair else nodes
-        positions = weight[0, 0].numel()
-        found.append(Kernels(first - len(found), name, f"{target}.weight", tuple(users), positions))
+        users = (*nodes, *called.get(f"{home}.coefficient", ())) if pair else tuple(nodes)
+        found.append(Kernels(-1 - len(found), name, f"{target}.weight", users, weight[0, 0].numel()))
     return found
 
 
@@ -75,7 +73,7 @@ def _eligible(layer: nn.Module) -> bool:
     return layer.groups == 1 and weight.shape[1] > 1 and weight[0, 0].numel() > 1
 
 
-def directions(weight: Tensor) -> Tensor:
+def _directions(weight: Tensor) -> Tensor:
     """The unit kernel [c, k…] that explains most of each input channel's slices of ``weight`` [n, c, k…]."""
     slices = weight.detach().flatten(2).transpose(0, 1).float()
     power = slices.mT @ slices
@@ -90,7 +88,7 @@ def directions(weight: Tensor) -> Tensor:
 
 def one_kernel(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Depthwise kernels [c, 1, k…] and pointwise weight [n, c, 1…] whose product is nearest to ``weight``."""
-    kernel = directions(weight)
+    kernel = _directions(weight)
     dims = tuple(range(2, weight.dim()))
     return kernel.unsqueeze(1), (weight.detach() * kernel).sum(dims, keepdim=True)
 

@@ -67,28 +67,26 @@ Terms = tuple[list[Term], list[PairTerms]]
 def with_kernels(terms: Terms, kernels: Sequence[Kernels]) -> Terms:
     """``terms`` where each layer whose kernels are left out costs what a depthwise and a pointwise layer cost."""
     of_node = {node: one for one in kernels for node in one.nodes}
-    plain: list[Term] = []
-
-    def whole(term: Term, one: Kernels) -> Term:
-        return replace(term, gates=(AxisCount(0.0, {one.id: np.ones(1)}),))
+    kept = {one: (AxisCount(0.0, {one.id: np.ones(1)}),) for one in kernels}
+    plain, pairs = [], []
 
     def add_separate(term: Term, one: Kernels) -> None:
-        gates = (AxisCount(1.0, {one.id: -np.ones(1)}),)
+        gone = (AxisCount(1.0, {one.id: -np.ones(1)}),)
         inputs, outputs = term.axes[0], term.axes[-1]
-        plain.append(replace(term, axes=(inputs,), gates=gates))
-        plain.append(replace(term, constant=term.constant / one.positions, axes=(inputs, outputs), gates=gates))
+        plain.append(replace(term, axes=(inputs,), gates=gone))
+        plain.append(replace(term, constant=term.constant / one.taps, axes=(inputs, outputs), gates=gone))
 
     for term in terms[0]:
         one = of_node.get(term.node)
-        plain.append(term if one is None else whole(term, one))
         if one is not None:
             add_separate(term, one)
-    pairs = []
+            term = replace(term, gates=kept[one])
+        plain.append(term)
     for pair in terms[1]:
         one = of_node.get(pair.basis.node)
         if one is not None:
             add_separate(pair.merged, one)
-            parts = (whole(term, one) for term in (pair.basis, pair.coefficient, pair.merged))
+            parts = (replace(term, gates=kept[one]) for term in (pair.basis, pair.coefficient, pair.merged))
             pair = PairTerms(pair.name, *parts)
         pairs.append(pair)
     return plain, pairs
@@ -99,7 +97,9 @@ def with_traffic(terms: Terms, each: float) -> Terms:
 
     def more(term: Term) -> Term:
         extra = each * term.positions
-        if len(term.axes) < 2 or not term.constant:
+        if not extra:
+            return term
+        if len(term.axes) < 2:
             return replace(term, constant=term.constant + extra)
         # (constant x inputs + extra) x outputs: as if there were more inputs
         first, inner = term.axes[0], math.prod(axis.whole for axis in term.axes[1:-1])

@@ -28,11 +28,11 @@ def choose_aligned(
     What one choice would take of a block is given back and the choice made anew for a lower target, until what is
     left costs at most ``target`` or nothing more goes.
     """
+    if multiple == 1:
+        return selector.choose(alive, importance, target, end=end)
     asked = target
     for _ in range(TRIES):
         left = selector.choose(alive, importance, asked, end=end)
-        if multiple == 1:
-            break
         left = _rounded_up(selector.elements, alive, left, importance, multiple)
         missing = selector.total(left) - target
         if missing <= 0:

@@ -148,7 +148,7 @@ class Compressor:
             self.kernels = find_kernels(self.gm)
         self.cost = CostModel(self.gm, self.graph, self.metric, self.latency_table, self.kernels)
         self.work = self.cost
-        if self.metric == "macs" and "rank" not in self.kinds:
+        if self.metric == "macs" and not self._ranks:
             self.work = CostModel(self.gm, self.graph, kernels=self.kernels, traffic=TRAFFIC)
         groups = [
             group
@@ -157,7 +157,7 @@ class Compressor:
         ]
         self.elements = Elements([*groups, *self.kernels], dict(self.gm.named_parameters()))
         self.prices = Prices(self.cost, self.elements)
-        self._work_prices = Prices(self.work, self.elements)
+        self._work_prices = self.prices if self.work is self.cost else Prices(self.work, self.elements)
 
     def _decides_by_gates(self) -> bool:
         """Whether kernels can be weighed: gradients are seen before a decision, by a measure that takes them."""
@@ -181,11 +181,16 @@ class Compressor:
         kernels = np.array([group.kind == "kernel" for group in self.elements.groups], dtype=bool)
         return np.where(kernels, 0, aligned_floors(floors, self.elements.sizes, self.align))
 
+    @property
+    def _ranks(self) -> bool:
+        """Whether ranks may go, which pay or not by the widths there are: then all is priced by MACs at those."""
+        return "rank" in self.kinds
+
     def _selector(self) -> Selector:
+        if self._ranks:
+            return Selector(self.elements, self.prices, self.floors)
         channel = np.array([group.kind == "channel" for group in self.elements.groups], dtype=bool)
         widths = np.where(channel, self._sizes / self.elements.sizes, 0.0)[self.elements.group_of]
-        if "rank" in self.kinds:  # a rank pays or not by the widths there are
-            return Selector(self.elements, self.prices, self.floors)
         return Selector(self.elements, self.prices, self.floors, self._work_prices, widths)
 
     def _context(self) -> Context:

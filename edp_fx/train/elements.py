@@ -2,9 +2,8 @@
 
 A channel group couples slices of many parameters: element ``e`` of a group owns, in each member parameter,
 the indices of one axis where ``owner == e``; kernels are one element that owns a part of a parameter that no axis
-tells apart.
-Numbering the elements of all groups 0 … n-1 turns every question about groups (norms, gradients, scaling) into one
-scatter or gather per parameter axis.
+tells apart. Numbering the elements of all groups 0 … n-1 turns every question about groups (norms, gradients, scaling)
+into one scatter or gather per parameter axis.
 """
 
 from __future__ import annotations
@@ -56,11 +55,13 @@ class Elements:
         self.n = int(self.offsets[-1])
         # per element: position of its group in `groups`
         self.group_of = np.repeat(np.arange(len(groups)), self.sizes)
-        index: dict[tuple[str, int | None, str], NDArray[np.int64]] = {}
+        index: dict[tuple[str, int, str], NDArray[np.int64]] = {}
+        kernels: list[Site] = []
         consumed = np.zeros(len(groups), dtype=bool)
         for number, group in enumerate(groups):
             if isinstance(group, Kernels):
-                index[group.parameter, None, "kernel"] = self.offsets[number : number + 1]
+                element = torch.from_numpy(self.offsets[number : number + 1])
+                kernels.append(Site(group.parameter, None, "kernel", element, beyond_one_kernel))
                 continue
             for member in group.members:
                 if member.parameter not in names:
@@ -71,8 +72,7 @@ class Elements:
                 mine = owner >= 0
                 flat[mine] = owner[mine] + self.offsets[number]
                 consumed[number] |= member.role == "consumer"
-        parts = {"kernel": beyond_one_kernel}
-        self.sites = tuple(Site(*key, torch.from_numpy(flat), parts.get(key[2])) for key, flat in index.items())
+        self.sites = (*(Site(*key, torch.from_numpy(flat)) for key, flat in index.items()), *kernels)
         ranks = np.array([group.kind == "rank" for group in groups], dtype=bool)
         # The change of the loss when an element goes is seen at its consumers' slices or, where no parameter
         # consumes it (the product of queries and keys), at its producers'.

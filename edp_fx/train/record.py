@@ -44,7 +44,8 @@ def changes(before: Shapes, after: Shapes) -> list[dict[str, Any]]:
         separate = after.get(f"{name}.pointwise")
         new = after.get(name, separate or {"outputs": 0, "inputs": 0, "rank": None})
         form = "plain" if old["rank"] is None else "merged" if new["rank"] is None else "pair"
-        form = "separate" if separate else form
+        if separate:
+            form = "separate"
         records.append(
             {
                 "name": name,

@@ -13,6 +13,7 @@ from edp_fx.train.prices import Prices
 Flags = NDArray[np.bool_]
 Scores = NDArray[np.float64]
 COARSE = 0.005  # an overshoot below this share of the target is left as it is
+RETRIES = 96  # how often a choice that overshoots is made anew without what overshot
 REPAIRS = 96  # how many of the last chosen are tried for giving back
 
 
@@ -99,7 +100,7 @@ class Selector:
             return alive
         order = self._order(alive, importance)
         best: Flags | None = None
-        for _ in range(REPAIRS):
+        for _ in range(RETRIES):
             count = self._until(alive, order, target)
             chosen = without(alive, order[:count])
             total = self.total(chosen)

@@ -45,7 +45,7 @@ def reshape(
     graph: ChannelGraph,
     keep: Keep,
     keep_pair: Chooser | None,
-    separated: Sequence[Kernels] = (),
+    separated: Sequence[Kernels],
 ) -> KeptIndices:
     """Prune ``gm`` to ``keep`` in place; merge the pairs that ``keep_pair`` does not want where it is given.
 
