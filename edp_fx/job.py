@@ -16,6 +16,7 @@ from torch import fx, nn
 from edp_fx.errors import BudgetError, EdpError
 from edp_fx.files import write_json
 from edp_fx.train.budget import Budget
+from edp_fx.train.kinds import DEFAULT_KINDS, check_kinds, check_without_training
 from edp_fx.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Job:
     importance: str = "taylor"
     floor: float = 0.15
     allow_inexact: bool = False
-    kinds: tuple[str, ...] = ("rank", "channel", "head")
+    kinds: tuple[str, ...] = DEFAULT_KINDS
     align: int = 1
     runtime: str = "onnxruntime"
     teacher: str | None = None
@@ -88,7 +89,7 @@ class Job:
         """
         from edp_fx.data import check_spec
         from edp_fx.lowering.choice import choose_target
-        from edp_fx.train.compressor import KINDS, POLICIES
+        from edp_fx.train.compressor import POLICIES
         from edp_fx.train.importance import make_importance
 
         if self.budget is not None and self.budget.value > 1 and self.budget.metric != "latency":
@@ -98,11 +99,9 @@ class Job:
             raise BudgetError(f"--policy {self.policy}: unknown; take one of {', '.join(POLICIES)}")
         if self.policy == "budget" and self.budget is None:
             raise BudgetError("give a budget: --macs, --params or --latency, a share in (0, 1]")
-        make_importance(self.importance)
-        if not self.kinds or set(self.kinds) - set(KINDS):
-            raise BudgetError(f"--kinds {','.join(self.kinds)}: take one or more of {', '.join(KINDS)}")
-        if self.recipe.epochs == 0 and "rank" not in self.kinds:
-            raise BudgetError("--epochs 0 can only cut ranks: leave rank among --kinds")
+        check_kinds(self.kinds, self.budget, self.policy, make_importance(self.importance))
+        if self.recipe.epochs == 0:
+            check_without_training(self.kinds)
         check_spec(self.data)
         check_directory(self.out, overwrite=self.overwrite, resume=self.resume)
         return choose_target(self.target)

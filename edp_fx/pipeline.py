@@ -16,6 +16,7 @@ from edp_fx.inputs import normalize
 from edp_fx.latency import LatencyTable
 from edp_fx.passes.insert import insert
 from edp_fx.train import DEFAULT_KINDS, Budget, Compressor, Importance, Recipe, Strength, Trainer, Watcher
+from edp_fx.train.kinds import check_without_training
 
 
 def compress(
@@ -98,8 +99,7 @@ def compress(
     if "rank" in kinds:
         gm = insert(gm, **(insert_options or {}))
     if recipe.epochs == 0:
-        if "rank" not in kinds:
-            raise BudgetError("without training only ranks can go: leave them among the kinds")
+        check_without_training(kinds)
         if budget is None:
             raise BudgetError("without training a budget is needed: macs=, params= or latency=")
         compressor = truncate(gm, inputs, budget, train_loader, align=align, latency_table=latency_table)

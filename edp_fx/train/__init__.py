@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from edp_fx.train.budget import Budget
-from edp_fx.train.compressor import DEFAULT_KINDS, KINDS, Compressor
+from edp_fx.train.compressor import Compressor
 from edp_fx.train.evaluate import Score, evaluate
 from edp_fx.train.importance import Importance
+from edp_fx.train.kinds import DEFAULT_KINDS, KINDS
 from edp_fx.train.optimizer import parameter_groups
 from edp_fx.train.progress import RichWatcher, Silent, Watcher
 from edp_fx.train.proximal import Strength

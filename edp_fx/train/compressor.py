@@ -29,6 +29,7 @@ from edp_fx.train.elements import Elements, Keep
 from edp_fx.train.factors import coefficient_gains
 from edp_fx.train.fading import NEVER, Fading
 from edp_fx.train.importance import Context, Importance, agreed, make_importance
+from edp_fx.train.kinds import DEFAULT_KINDS, check_kinds
 from edp_fx.train.optimizer import carry_state
 from edp_fx.train.prices import Prices
 from edp_fx.train.proximal import Proximal, Strength, balance
@@ -39,8 +40,6 @@ from edp_fx.train.selection import Selector
 from edp_fx.train.structure import KeptIndices, Modes, explicit, fuse, outputs, relative_difference, reshape
 
 POLICIES = ("budget", "lambda")
-KINDS = ("rank", "channel", "head", "kernel")
-DEFAULT_KINDS = KINDS[:3]
 BALANCE_EVERY = 100
 
 
@@ -61,8 +60,9 @@ class Compressor:
         importance: ``taylor``, ``norm``, ``singular`` or an :class:`~edp_fx.train.importance.Importance`.
         schedule: when to decide; the default one of ``total_steps`` where None.
         floor: share of every group that stays in any case; lowered as far as the budget needs.
-        kinds: of :data:`KINDS`, what may go: ranks of pairs, channels, whole heads, and kernels: a convolution becomes
-            a depthwise and a pointwise one (only to a budget of MACs, by the importance ``taylor``, in training).
+        kinds: of :data:`~edp_fx.train.KINDS`, what may go: ranks of pairs, channels, whole heads, and kernels: a
+            convolution becomes a depthwise and a pointwise one (only to a budget of MACs, by the importance ``taylor``,
+            in training).
         allow_inexact: also prune groups whose removal changes the function otherwise.
         strength: λ of the policy ``lambda``.
         align: keep a multiple of so many channels and ranks in every group of more (or the whole group), within the
@@ -96,8 +96,6 @@ class Compressor:
             raise BudgetError(f"policy {policy!r}: unknown; take one of {', '.join(POLICIES)}")
         if policy == "budget" and budget is None:
             raise BudgetError("the policy 'budget' needs a budget, for example Budget(macs=0.4)")
-        if not kinds or set(kinds) - set(KINDS):
-            raise BudgetError(f"kinds {', '.join(kinds)}: take one or more of {', '.join(KINDS)}")
         if align < 1 or (align > 1 and policy != "budget"):
             raise BudgetError(f"align={align}: give a number of channels from 1 on, with the policy 'budget'")
         self.gm = gm
@@ -106,6 +104,7 @@ class Compressor:
         self.policy = policy
         self.optimizer = optimizer
         self.importance = make_importance(importance)
+        check_kinds(kinds, budget, policy, self.importance)
         self.schedule = schedule or Schedule(total_steps)
         self.kinds = tuple(kinds)
         self.allow_inexact = allow_inexact
@@ -144,7 +143,7 @@ class Compressor:
         """Analyse the explicit graph: groups, costs, the flat index."""
         self.graph = analyze(self.gm, self.example_inputs)
         self.kernels: list[Kernels] = []
-        if "kernel" in self.kinds and self.metric == "macs" and self._decides_by_gates():
+        if "kernel" in self.kinds and self.schedule.total:  # without a step no gradient weighs them
             self.kernels = find_kernels(self.gm)
         self.cost = CostModel(self.gm, self.graph, self.metric, self.latency_table, self.kernels)
         self.work = self.cost
@@ -158,10 +157,6 @@ class Compressor:
         self.elements = Elements([*groups, *self.kernels], dict(self.gm.named_parameters()))
         self.prices = Prices(self.cost, self.elements)
         self._work_prices = self.prices if self.work is self.cost else Prices(self.work, self.elements)
-
-    def _decides_by_gates(self) -> bool:
-        """Whether kernels can be weighed: gradients are seen before a decision, by a measure that takes them."""
-        return self.policy == "budget" and self.importance.kernels and self.schedule.total > 0
 
     def _bind(self) -> None:
         self._parameters = dict(self.gm.named_parameters())

@@ -40,7 +40,7 @@ class Importance:
 
     Attributes:
         total: what it accumulates [n+1]; the last entry collects what nobody owns.
-        kernels: whether it can weigh kernels against channels; else kernels stay.
+        kernels: whether it can weigh kernels against channels.
     """
 
     kernels: ClassVar[bool] = False

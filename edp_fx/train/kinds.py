@@ -1,0 +1,32 @@
+"""What may go in a run: the kinds of groups by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edp_fx.errors import BudgetError
+from edp_fx.train.budget import Budget
+from edp_fx.train.importance import Importance
+
+KINDS = ("rank", "channel", "head", "kernel")
+DEFAULT_KINDS = KINDS[:3]
+
+
+def check_kinds(kinds: Sequence[str], budget: Budget | None, policy: str, importance: Importance) -> None:
+    """Raise :class:`BudgetError` where a kind is unknown, none is given, or kernels are asked for that cannot go."""
+    if not kinds or set(kinds) - set(KINDS):
+        raise BudgetError(f"kinds {', '.join(kinds)}: take one or more of {', '.join(KINDS)}")
+    if "kernel" not in kinds:
+        return
+    if policy != "budget" or budget is None or budget.metric != "macs":
+        raise BudgetError("kernels go to a budget of MACs only: give macs, or leave kernel out of the kinds")
+    if not importance.kernels:
+        raise BudgetError(
+            "kernels are weighed by the importance taylor only: take it, or leave kernel out of the kinds"
+        )
+
+
+def check_without_training(kinds: Sequence[str]) -> None:
+    """Raise :class:`BudgetError` where ranks, all that can go without training, are not among the kinds."""
+    if "rank" not in kinds:
+        raise BudgetError("without training only ranks can go: leave rank among the kinds")
