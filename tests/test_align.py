@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import timm
@@ -13,8 +15,8 @@ from edp_fx.errors import BudgetError
 from edp_fx.inputs import randomize_
 from edp_fx.pairs import Pair
 from edp_fx.train import Schedule
-from edp_fx.train.aligning import align_within, aligned_floors
 from edp_fx.train.elements import Elements
+from edp_fx.train.removals import aligned_floors
 from edp_fx.train.selection import Selector
 
 
@@ -128,26 +130,41 @@ def test_a_run_that_shrinks_on_the_way_ends_aligned_too() -> None:
 def test_the_block_with_the_most_important_element_comes_first() -> None:
     groups = [fake(0, 32), fake(1, 32), fake(2, 6)]
     elements = Elements(groups, [])
-    selector = Selector(elements, Count(), np.full(3, 8))  # type: ignore[arg-type]
+    selector = Selector(elements, Count(), np.array([8, 8, 3]), align=8)  # type: ignore[arg-type]
     importance = np.concatenate([np.linspace(1, 2, 32), np.linspace(3, 4, 32), np.zeros(6)])
     alive = np.zeros(70, dtype=bool)
-    alive[20:32] = alive[32:46] = True
-    alive[64:67] = True
-    available = np.ones(70, dtype=bool)
-    whole = np.ones(3, dtype=bool)
-    left = align_within(selector, alive, available, importance, 39.0, 8, whole)
-    assert [int(left[a:b].sum()) for a, b in ((0, 32), (32, 64), (64, 70))] == [8, 24, 3]
-    assert left[24:32].all()  # the most important stay
-    assert left[56:64].all()
-    roomy = align_within(selector, alive, available, importance, 70.0, 8, whole)
-    assert roomy[:64].all() and roomy[64:].sum() == 3
-    odd = align_within(selector, alive, available & (np.arange(70) != 63), importance, 70.0, 8, whole)
-    assert odd[32:64].sum() == 24
+    alive[24:32] = alive[56:67] = True
+    everything = np.ones(70, dtype=bool)
+
+    def counts(target: float, available: np.ndarray = everything, alive: np.ndarray = alive) -> list[int]:
+        left = selector.choose(alive, importance, target, fill_from=available)
+        assert left.sum() <= target
+        assert left[24:32].all() and left[56:64].all()  # the most important stay
+        return [int(left[a:b].sum()) for a, b in ((0, 32), (32, 64), (64, 70))]
+
+    assert counts(39.0) == [8, 24, 6]  # single elements of a group of fewer than 8 fit where no block does
+    assert counts(70.0) == [32, 32, 6]
+    assert counts(70.0, everything & (np.arange(70) != 63 - 24)) == [32, 24, 6]
+    # what goes, goes in blocks, the least important first, and no more than has to
+    assert counts(50.0, everything, everything) == [8, 32, 6]
+    assert counts(41.0, everything & False, everything) == [8, 24, 3]
+
+
+def test_a_group_that_is_no_multiple_is_first_cut_to_one() -> None:
+    elements = Elements([fake(0, 20), fake(1, 20)], [])
+    selector = Selector(elements, Count(), np.array([8, 8]), align=8)  # type: ignore[arg-type]
+    importance = np.concatenate([np.linspace(1, 2, 20), np.linspace(3, 4, 20)])
+    everything = np.ones(40, dtype=bool)
+    for target, expected in ((39, [16, 20]), (36, [16, 20]), (30, [8, 20]), (27, [8, 16])):
+        left = selector.choose(everything, importance, float(target))
+        assert [int(left[:20].sum()), int(left[20:].sum())] == expected
+        assert left[20 - expected[0] : 20].all()  # the most important of the first group
+    # a part of a block is not given back, though it would fit
+    left = selector.choose(everything, importance, 39.0, fill_from=everything)
+    assert left.sum() == 36
 
 
 def fake(number: int, size: int):
-    from types import SimpleNamespace
-
     return SimpleNamespace(id=number, size=size, kind="channel", members=[])
 
 
@@ -156,6 +173,9 @@ class Count:
 
     def total(self, alive: np.ndarray) -> float:
         return float(alive.sum())
+
+    def look(self, alive: np.ndarray) -> object:
+        return SimpleNamespace(marginal=np.ones(3))
 
 
 def test_floors_are_multiples_where_groups_are_larger() -> None:

@@ -16,8 +16,9 @@ from edp_fx.inputs import randomize_
 from edp_fx.train.budget import Budget, check_reachable
 from edp_fx.train.elements import Elements
 from edp_fx.train.prices import Prices
+from edp_fx.train.removals import hull_prices
 from edp_fx.train.schedule import Schedule
-from edp_fx.train.selection import Selector, hull_prices
+from edp_fx.train.selection import Selector
 
 
 def group(number, size, members, kind="channel"):
@@ -188,3 +189,28 @@ def test_unreachable_target_stops_at_the_floors(priced):
     selector = Selector(elements, prices, np.ones(len(elements.groups), dtype=np.int64))
     left = selector.choose(np.ones(elements.n, dtype=bool), np.ones(elements.n), 1.0, rounds=8)
     assert prices.total(left) <= 1.05 * selector.least()
+
+
+class Each:
+    """Every element costs 1, and saves what its group's entry says."""
+
+    def __init__(self, saved):
+        self.saved = np.array(saved, dtype=float)
+
+    def total(self, alive, apart=None):
+        return float(alive.sum())
+
+    def apart(self, alive):
+        return np.zeros(0, dtype=bool)
+
+    def look(self, alive):
+        return SimpleNamespace(marginal=self.saved)
+
+
+def test_what_saves_cost_but_no_work_goes_last_and_does_go():
+    elements = Elements([group(0, 4, []), group(1, 4, [])], [])
+    importance = np.array([0.1, 0.2, 0.3, 0.4, 5.0, 6.0, 7.0, 8.0])
+    selector = Selector(elements, Each([1, 1]), np.ones(2, dtype=np.int64), Each([0, 1]))
+    everything = np.ones(8, dtype=bool)
+    assert selector.choose(everything, importance, 6.0).tolist() == [True] * 4 + [False] * 2 + [True] * 2
+    assert selector.choose(everything, importance, 3.0).tolist() == [False] * 2 + [True] * 2 + [False] * 3 + [True]

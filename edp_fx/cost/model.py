@@ -22,7 +22,8 @@ TRAFFIC = 24.0
 
 Whoever runs the network writes and reads it. In a training step of ResNet-20 on a processor (bfloat16) it takes as
 long as 90 MACs, on a graphics card of 2023 a float16 takes as long to write as 300; where MACs alone count it is 0.
-In between, and the one of the values tried that a whole run was made with.
+In between: with 128 ResNet-20 at 0.15 of its MACs keeps half the feature maps it keeps with 24 and is about 0.15 %
+less accurate.
 """
 
 

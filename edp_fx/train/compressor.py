@@ -23,7 +23,6 @@ from edp_fx.inputs import normalize
 from edp_fx.latency import LatencyTable
 from edp_fx.pairs import Pair
 from edp_fx.passes.merge import Chooser
-from edp_fx.train.aligning import align_within, aligned_floors, choose_aligned
 from edp_fx.train.budget import Budget, check_reachable
 from edp_fx.train.elements import Elements, Keep
 from edp_fx.train.factors import coefficient_gains
@@ -34,6 +33,7 @@ from edp_fx.train.optimizer import carry_state
 from edp_fx.train.prices import Prices
 from edp_fx.train.proximal import Proximal, Strength, balance
 from edp_fx.train.record import changes, layer_shapes, refusals
+from edp_fx.train.removals import aligned_floors
 from edp_fx.train.resuming import belongs_to_the_network, check_elements, check_state
 from edp_fx.train.schedule import Schedule
 from edp_fx.train.selection import Selector
@@ -125,7 +125,6 @@ class Compressor:
         self._shapes = layer_shapes(self.gm)
         self.fading = Fading(self.elements, self.schedule)
         self.floors = self._aligned(np.ceil(floor * self.elements.sizes))
-        self._whole = np.ones(len(self.elements.groups), dtype=bool)
         self._sizes = self.elements.sizes.astype(float)
         self.dense = float(self.cost.dense)
         self.target = budget.target(self.dense) if budget else 0.0
@@ -183,10 +182,10 @@ class Compressor:
 
     def _selector(self) -> Selector:
         if self._ranks:
-            return Selector(self.elements, self.prices, self.floors)
+            return Selector(self.elements, self.prices, self.floors, align=self.align)
         channel = np.array([group.kind == "channel" for group in self.elements.groups], dtype=bool)
         widths = np.where(channel, self._sizes / self.elements.sizes, 0.0)[self.elements.group_of]
-        return Selector(self.elements, self.prices, self.floors, self._work_prices, widths)
+        return Selector(self.elements, self.prices, self.floors, self._work_prices, widths, self.align)
 
     def _context(self) -> Context:
         gains = coefficient_gains(self.gm)
@@ -257,11 +256,7 @@ class Compressor:
         # at the end the budget is filled up, with what is fading but not yet gone, too
         fill_from = self.fading.living(self.count) if final else None
         selector = self._selector()
-        if fill_from is None:
-            left = choose_aligned(selector, alive, scores, goal, self.align, self.target)
-        else:
-            left = selector.choose(alive, scores, goal, fill_from=fill_from, rounds=rounds)
-            left = align_within(selector, left, fill_from, scores, goal, self.align, self._whole)
+        left = selector.choose(alive, scores, goal, fill_from=fill_from, rounds=rounds, end=self.target)
         self.fading.doom(alive & ~left, self.count)
         self.fading.spare(left)
         self.importance.reset()
@@ -350,7 +345,7 @@ class Compressor:
 
     def _resurvey(self, kept: KeptIndices) -> None:
         """Analyse the pruned network and carry over what is known of its elements."""
-        old, born, floors, whole = self.elements, self.fading.born, self.floors, self._whole
+        old, born, floors = self.elements, self.fading.born, self.floors
         self._survey()
         origin = old.carried(self.elements, kept)
         self.fading = Fading(self.elements, self.schedule, np.where(origin >= 0, np.append(born, NEVER)[origin], NEVER))
@@ -361,8 +356,6 @@ class Compressor:
             self._aligned(np.zeros(len(first))),
         )
         self._sizes = np.where(first >= 0, np.append(self._sizes, 0)[first], self.elements.sizes)
-        self._whole = np.append(whole, False)[first]
-        self._whole &= self.elements.sizes == np.append(old.sizes, -1)[first]
         self.importance.carry(origin)
         self._now = self._selector().total(self.fading.living(self.count))
 

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from edp_fx.train.elements import Elements
 from edp_fx.train.prices import Prices
+from edp_fx.train.removals import Removals, block_ends, hull_prices
 
 Flags = NDArray[np.bool_]
 Scores = NDArray[np.float64]
 COARSE = 0.005  # an overshoot below this share of the target is left as it is
 RETRIES = 96  # how often a choice that overshoots is made anew without what overshot
+LAST = 1e-6  # share of its cost that an element is taken to save where it saves no work
 REPAIRS = 96  # how many of the last chosen are tried for giving back
 
 
@@ -29,6 +31,7 @@ class Selector:
         widths: how many of the channels of the network as it came each channel stands for [n], 0 for other elements.
             Prices are then those at the widths as they came: at present widths the thinner of two factors of a product
             is the cheaper to thin, and greedy choice runs into wide streams between starved layers.
+        align: elements of a group of more go, and are given back, in blocks that leave a multiple of so many.
     """
 
     elements: Elements
@@ -36,6 +39,7 @@ class Selector:
     floors: NDArray[np.int64]
     work: Prices | None = None
     widths: Scores | None = None
+    align: int = 1
 
     def total(self, alive: Flags) -> float:
         """Cost of the network with only ``alive`` elements."""
@@ -98,55 +102,54 @@ class Selector:
     def _one_round(self, alive: Flags, importance: Scores, target: float, end: float) -> Flags:
         if self.total(alive) <= target:
             return alive
-        order = self._order(alive, importance)
+        removals = self._removals(alive, importance)
         best: Flags | None = None
         for _ in range(RETRIES):
-            count = self._until(alive, order, target)
-            chosen = without(alive, order[:count])
+            count = self._until(alive, removals, target)
+            chosen = without(alive, removals.first(count))
             total = self.total(chosen)
             if best is not None and not self.total(best) < total <= target:
                 return best
             best = chosen
             if not count or total >= (1 - COARSE) * end:
                 return best
-            last = without(alive, order[: count - 1])
-            finer = self._finer_last(last, order[count - 1 :], importance, target, chosen)
+            finer = self._finer_last(alive, removals, count - 1, target, chosen)
             if self.total(finer) >= (1 - COARSE) * end:
                 return finer
             # the last one saves more than was missing, and no single other one enough: go on without its group
-            groups = self.elements.group_of[order]
-            order = order[(np.arange(len(order)) < count - 1) | (groups != groups[count - 1])]
+            others = (np.arange(len(removals)) < count - 1) | (removals.groups != removals.groups[count - 1])
+            removals = removals.taken(np.flatnonzero(others))
         assert best is not None
         return best
 
-    def _until(self, alive: Flags, order: NDArray[np.int64], target: float) -> int:
-        """How many of ``order`` have to go for the target, or all of them."""
-        low, high = 0, len(order)
+    def _until(self, alive: Flags, removals: Removals, target: float) -> int:
+        """How many of ``removals`` have to go for the target, or all of them."""
+        low, high = 0, len(removals)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if self.total(without(alive, order[:middle])) <= target else (middle, high)
+            enough = self.total(without(alive, removals.first(middle))) <= target
+            low, high = (low, middle) if enough else (middle, high)
         return high
 
-    def _finer_last(
-        self, alive: Flags, order: NDArray[np.int64], importance: Scores, target: float, chosen: Flags
-    ) -> Flags:
-        """Instead of a last element that overshoots, the least important one that suffices alone."""
-        groups = self.elements.group_of[order]
-        firsts = order[np.unique(groups, return_index=True)[1]]
-        for element in firsts[np.argsort(importance[firsts], kind="stable")]:
-            left = alive.copy()
-            left[element] = False
-            if self.total(chosen) < self.total(left) <= target:
-                return left
+    def _finer_last(self, alive: Flags, removals: Removals, count: int, target: float, chosen: Flags) -> Flags:
+        """After the first ``count``, instead of one that overshoots, the least important one that suffices alone."""
+        left = without(alive, removals.first(count))
+        firsts = count + np.unique(removals.groups[count:], return_index=True)[1]
+        for number in firsts[np.argsort(removals.losses[firsts], kind="stable")]:
+            fewer = without(left, removals.block(number))
+            if self.total(chosen) < self.total(fewer) <= target:
+                return fewer
         return chosen
 
-    def _order(self, alive: Flags, importance: Scores) -> NDArray[np.int64]:
+    def _removals(self, alive: Flags, importance: Scores) -> Removals:
         """Candidates from the cheapest loss per cost saved to the dearest."""
         elements = self.elements
         seen = alive if self.widths is None else np.maximum(alive, self.widths)
         look = (self.work or self.prices).look(seen)
-        candidates: list[NDArray[np.int64]] = []
-        prices: list[Scores] = []
+        saved = look.marginal
+        if self.work is not None:  # what saves cost but no work goes last
+            saved = np.maximum(saved, LAST * self.prices.look(seen).marginal)
+        blocks = []
         for number, group in enumerate(elements.groups):
             start, stop = elements.offsets[number], elements.offsets[number + 1]
             present = start + np.flatnonzero(alive[start:stop])
@@ -154,32 +157,40 @@ class Selector:
             if spare <= 0:
                 continue
             ranked = present[np.argsort(importance[present], kind="stable")][:spare]
-            loss = np.maximum(importance[ranked], 0.0)
+            ends = block_ends(len(present), spare, self.multiple(number))
+            loss = np.add.reduceat(np.maximum(importance[ranked], 0.0), np.append(0, ends[:-1]))
             if group.kind == "rank":
-                price = hull_prices(np.cumsum(loss), look.rank_savings(number, spare))
+                price = hull_prices(np.cumsum(loss), look.rank_savings(number, spare)[ends - 1])
             else:
-                price = _ratio(loss, float(look.marginal[number]))
-            wanted = np.isfinite(price)
-            candidates.append(ranked[wanted])
-            prices.append(price[wanted])
-        if not candidates:
-            return np.zeros(0, dtype=np.int64)
-        # stable, and each group's prices ascend: a group's elements go from its least important up
-        return np.concatenate(candidates)[np.argsort(np.concatenate(prices), kind="stable")]
+                price = _ratio(loss / np.diff(ends, prepend=0), float(saved[number]))
+            wanted = int(np.isfinite(price).sum())  # prices ascend
+            if wanted:
+                blocks.append((number, ranked, ends[:wanted], loss[:wanted], price[:wanted]))
+        return Removals.by_price(blocks)
+
+    def multiple(self, group: int) -> int:
+        """Of how many elements the blocks of a group are."""
+        return self.align if self.elements.sizes[group] > self.align else 1
 
     def _give_back(self, before: Flags, alive: Flags, importance: Scores, target: float) -> Flags:
-        chosen = np.flatnonzero(before & ~alive)
-        best_first = chosen[np.argsort(-importance[chosen], kind="stable")]
+        """``alive`` with whole blocks of ``before``, the one with the most important element first, while they fit."""
+        gone = np.flatnonzero(before & ~alive)
+        gone = gone[np.argsort(-importance[gone], kind="stable")]
+        blocks: list[NDArray[np.int64]] = []
+        for number in np.unique(self.elements.group_of[gone]):
+            mine, size = gone[self.elements.group_of[gone] == number], self.multiple(number)
+            blocks.extend(mine[: len(mine) // size * size].reshape(-1, size))
+        blocks.sort(key=lambda block: -importance[block[0]])
         # half of the tries go to the most important, half to all of the range: something small fits a small
         # gap
-        tries = np.arange(len(best_first))
+        tries = np.arange(len(blocks))
         if len(tries) > REPAIRS:
             tries = np.union1d(tries[: REPAIRS // 2], np.linspace(0, len(tries) - 1, REPAIRS // 2).astype(int))
         alive = alive.copy()
-        for element in best_first[tries]:
-            alive[element] = True
+        for number in tries:
+            alive[blocks[number]] = True
             if self.total(alive) > target:
-                alive[element] = False
+                alive[blocks[number]] = False
         return alive
 
 
@@ -188,30 +199,6 @@ def without(alive: Flags, elements: NDArray[np.int64]) -> Flags:
     left = alive.copy()
     left[elements] = False
     return left
-
-
-def hull_prices(loss: Scores, saved: Scores) -> Scores:
-    """Price per element along the lower convex hull of the points (saved[k], loss[k]), both cumulative.
-
-    Where the first removals save nothing (a rank above the break-even), they are priced together with those
-    that make them pay; what never pays costs infinity. Prices ascend.
-    """
-    prices = np.full(len(loss), np.inf)
-    x, y, at = 0.0, 0.0, 0
-    while at < len(loss):
-        gain = saved[at:] - x
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slopes = np.where(gain > 0, (loss[at:] - y) / gain, np.inf)
-        best = int(len(slopes) - 1 - np.argmin(slopes[::-1]))  # the longest of equal slopes
-        if not np.isfinite(slopes[best]):
-            break
-        prices[at : at + best + 1] = slopes[best]
-        x, y, at = float(saved[at + best]), float(loss[at + best]), at + best + 1
-        steps, losses = np.diff(saved[at - 1 :]), np.diff(loss[at - 1 :])
-        if len(steps) and steps.min() > 0 and bool((np.diff(losses / steps) >= 0).all()):
-            prices[at:] = losses / steps  # convex from here on: every removal is its own price
-            break
-    return prices
 
 
 def _ratio(loss: Scores, saved: float) -> Scores:
