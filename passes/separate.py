@@ -14,6 +14,8 @@ from edp_fx.geometry import Geometry
 from edp_fx.pairs import Pair
 from edp_fx.passes.base import Pass, PassReport, PassResult
 
+_LEAST = 1e-6  # norm below which a channel's weights count as zero
+
 
 @dataclass(frozen=True)
 class SeparateConvs(Pass):
@@ -56,6 +58,9 @@ def _separated(layer: nn.Module) -> nn.Module:
     if isinstance(layer, Pair):
         coefficient: Any = layer.coefficient.weight
         mixing = (coefficient.flatten(1) @ mixing.flatten(1)).view(len(coefficient), *mixing.shape[1:])
+    # both factors as large, channel by channel, so that both learn as fast
+    size = mixing.flatten(1).norm(dim=0).clamp_min(_LEAST).sqrt().view(-1, *[1] * (kernel.dim() - 1))
+    kernel, mixing = kernel * size, mixing / size.view(1, -1, *[1] * (mixing.dim() - 2))
     geometry = Geometry.of(conv)
     made = nn.Module()
     made.depthwise = replace(geometry, groups=conv.weight.shape[1]).layer(kernel.contiguous().clone(), None)

@@ -44,8 +44,10 @@ def carry_state(
     along.
 
     A parameter of the same name takes over the state of its predecessor, index-selected where pruning
-    selected. A parameter that is new (a merged layer's) joins the group of the part it was merged from, and
-    starts afresh.
+    selected. A parameter that is new joins the group of what it was made from and starts afresh: a merged layer's that
+    of its parts, a separated layer's that of the layer. Its depthwise kernels go to the group that is alike but without
+    weight decay, where there is one: decay on both factors of a product holds its scale twice, and kernels of so few
+    weights suffer from it (Howard et al., "MobileNets", 2017, section 3.2).
 
     Args:
         optimizer: any torch optimiser; state tensors shaped like their parameter are sliced, others kept.
@@ -66,9 +68,12 @@ def carry_state(
         number = next((homes[one] for one in (name, *_made_from(name)) if one in homes), -1)
         if number < 0:
             continue  # was not trained before either
-        optimizer.param_groups[number]["params"].append(parameter)
         if name not in before:
+            if name.endswith(".depthwise.weight"):
+                number = _without_decay(optimizer, number)
+            optimizer.param_groups[number]["params"].append(parameter)
             continue
+        optimizer.param_groups[number]["params"].append(parameter)
         old, shape = before[name]
         state = optimizer.state.pop(old, None)
         if state is not None:
@@ -76,6 +81,17 @@ def carry_state(
     alive = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for gone in [one for one in optimizer.state if id(one) not in alive]:
         del optimizer.state[gone]
+
+
+def _without_decay(optimizer: Optimizer, number: int) -> int:
+    """The position of the parameter group that differs from a group in having no weight decay, or of that group."""
+
+    def options(group: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in group.items() if key not in ("params", "weight_decay")}
+
+    home = options(optimizer.param_groups[number])
+    alike = (n for n, one in enumerate(optimizer.param_groups) if one.get("weight_decay") == 0 and options(one) == home)
+    return next(alike, number)
 
 
 def sliced(value: Any, shape: torch.Size, chosen: Mapping[int, NDArray[np.int64]]) -> Any:
