@@ -10,6 +10,8 @@ from benchmarks.compression.trial import NETWORKS, Task
 
 CORE = "resnet20"
 TARGETS = (0.15, 0.3)
+# depthwise layers have no ranks to lose: with every other layer at rank 1 MobileNetV2 still costs 0.1503 of its MACs
+IMPOSSIBLE = {("mobilenetv2", "svd")}
 FIRST = ("thin", "edp-budget", *TORCH_PRUNING)
 
 
@@ -32,7 +34,8 @@ def plan(rows: Mapping[Task, Mapping[str, Any]]) -> Iterator[Task]:
         if network != CORE:
             yield Task(network, "dense", 1.0, 0)
             for method in ("thin", "edp-budget", best_peer(rows, TARGETS[0]), "svd"):
-                yield Task(network, method, TARGETS[0], 0)
+                if (network, method) not in IMPOSSIBLE:
+                    yield Task(network, method, TARGETS[0], 0)
 
 
 def best_peer(rows: Mapping[Task, Mapping[str, Any]], target: float) -> str:
