@@ -92,18 +92,20 @@ def _line(method: str, rows: list[Row]) -> Row:
         "latency ms": f"{mean('latency_ms'):.3f}",
         "activation kB": f"{mean('activation_bytes') / 1000:.0f}",
         "training s": f"{mean('seconds'):.0f}",
-        "in": ", ".join(sorted({row["precision"] for row in rows})),
+        "in": ", ".join(sorted({f"{row['precision']} {row['layout']}" for row in rows})),
     }
 
 
 def versions(rows: list[Row]) -> str:
     """What the rows were made with."""
-    found = sorted({json.dumps([row["device"], row["threads"], row["precision"], row["versions"]]) for row in rows})
+    found = sorted(
+        {json.dumps([row["device"], row["threads"], row["precision"], row["layout"], row["versions"]]) for row in rows}
+    )
     texts = []
     for text in found:
-        device, threads, precision, packages = json.loads(text)
+        device, threads, precision, layout, packages = json.loads(text)
         named = ", ".join(f"{name} {version}" for name, version in packages.items())
-        texts.append(f"Trained on {device} with {threads} threads in {precision}; {named}.")
+        texts.append(f"Trained on {device} with {threads} threads in {precision}, {layout.upper()}; {named}.")
     return "\n".join(texts) + "\n"
 
 

@@ -26,6 +26,7 @@ ROW = {
     "device": "cpu",
     "threads": 1,
     "precision": "fp32",
+    "layout": "nhwc",
     "versions": {"torch": "2"},
 }
 
