@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import timm
@@ -148,6 +149,44 @@ def test_kernels_that_overshoot_leave_no_budget_unspent(align: int) -> None:
     compressor, x = run(40, floor=0.15, align=align)
     share = measure(compressor.finish(), x).macs / compressor.dense
     assert 0.295 <= share <= 0.3  # the kernels of one layer are up to 0.05 of the MACs
+
+
+def test_channels_beside_kernels_stay_aligned() -> None:
+    compressor, _ = run(40, floor=0.15, align=8)
+    layers = compressor.layers()
+    assert {layer["outputs"][1] % 8 for layer in layers[:-1]} == {0}
+    assert any(layer["outputs"][1] < layer["outputs"][0] for layer in layers[:-1])
+    assert any(layer["form"] == "separate" for layer in layers)
+
+
+def test_channels_between_separated_layers_keep_their_floor() -> None:
+    torch.manual_seed(0)
+    widths = (3, 16, 16, 16, 16)
+    convolutions = [nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU()) for a, b in pairwise(widths)]
+    model = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    x = torch.randn(2, 3, 16, 16)
+    gm = edp_fx.trace(model, x)  # no norm remembers which channels there were
+    optimizer = torch.optim.SGD(parameter_groups(gm, 1e-4), lr=0.05)
+    compressor = Compressor(
+        gm,
+        x,
+        budget=Budget(macs=0.15),
+        optimizer=optimizer,
+        floor=0.75,
+        kinds=("channel", "kernel"),
+        schedule=Schedule(40, decisions=6, shrinks=3),
+    )
+    floors = []
+    for _ in range(40):
+        loss = compressor.gm(torch.randn(8, 3, 16, 16)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        compressor.step()
+        channels = [group.kind == "channel" for group in compressor.elements.groups]
+        floors.append(compressor.floors[channels].tolist())
+    assert sum(layer["form"] == "separate" for layer in compressor.layers()) >= 2
+    assert floors[0] and all(step == floors[0] for step in floors)
 
 
 def test_a_run_separates_layers_and_keeps_the_function() -> None:

@@ -214,3 +214,23 @@ def test_what_saves_cost_but_no_work_goes_last_and_does_go():
     everything = np.ones(8, dtype=bool)
     assert selector.choose(everything, importance, 6.0).tolist() == [True] * 4 + [False] * 2 + [True] * 2
     assert selector.choose(everything, importance, 3.0).tolist() == [False] * 2 + [True] * 2 + [False] * 3 + [True]
+
+
+def test_of_two_choices_that_overshoot_the_nearer_stays():
+    class Own:
+        """Elements of costs of their own."""
+
+        costs = np.array([5.0, 1.0, 5.0, 4.0])
+
+        def total(self, alive, apart=None):
+            return float((self.costs * alive).sum())
+
+        def look(self, alive):
+            return SimpleNamespace(marginal=self.costs)
+
+    elements = Elements([group(number, 1, []) for number in range(4)], [])
+    selector = Selector(elements, Own(), np.zeros(4, dtype=np.int64))
+    importance = Own.costs * [0.01, 0.02, 0.03, 0.04]
+    # the cheapest saves 5 of the 3 wanted, without it the next two save 6, the last alone 4
+    left = selector.choose(np.ones(4, dtype=bool), importance, 12.0)
+    assert left.tolist() == [True, True, True, False]

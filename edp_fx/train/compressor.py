@@ -29,7 +29,7 @@ from edp_fx.train.factors import coefficient_gains
 from edp_fx.train.fading import NEVER, Fading
 from edp_fx.train.importance import Context, Importance, agreed, make_importance
 from edp_fx.train.kinds import DEFAULT_KINDS, check_kinds
-from edp_fx.train.optimizer import carry_state
+from edp_fx.train.optimizer import carry_state, without_decay
 from edp_fx.train.prices import Prices
 from edp_fx.train.proximal import Proximal, Strength, balance
 from edp_fx.train.record import changes, layer_shapes, refusals
@@ -134,6 +134,7 @@ class Compressor:
         fuse(self.gm)
         self._bind()
         if optimizer is not None:
+            self._undecayed = without_decay(optimizer)
             optimizer.register_step_pre_hook(self._before_optimizer_step)
 
     # -- what the network looks like now ------------------------------------------------------------------
@@ -320,6 +321,7 @@ class Compressor:
         if merged:
             keep_pair = self.work.keep_pair(keep) if apart is None else lambda name, _: name in apart
         separated = [one for one in self.kernels if not keep[one.id].all()]
+        names = {one.name for one in separated}
         channels = {number: mask for number, mask in keep.items() if number >= 0}
         kept: KeptIndices = {}
         for network in (*self._followers, self.gm):
@@ -332,22 +334,22 @@ class Compressor:
                     propagate(self.gm, self.example_inputs)
                     self._compact, self._now = True, now
                 else:
-                    self._resurvey(kept)
+                    self._resurvey(kept, names)
             fuse(network)
             modes.restore(network)
         self._bind()
         if self.optimizer is not None:
-            carry_state(self.optimizer, before, self._parameters, kept)
+            carry_state(self.optimizer, before, self._parameters, kept, names, self._undecayed)
             self.optimizer.zero_grad(set_to_none=True)
         masks = {str(key): torch.from_numpy(mask.copy()) for key, mask in keep.items()}
         pairs = [name for name, module in self.gm.named_modules() if isinstance(module, Pair)]
         self._history.append({"keep": masks, "merged": merged, "apart": pairs if merged else None})
 
-    def _resurvey(self, kept: KeptIndices) -> None:
+    def _resurvey(self, kept: KeptIndices, separated: Collection[str]) -> None:
         """Analyse the pruned network and carry over what is known of its elements."""
         old, born, floors = self.elements, self.fading.born, self.floors
         self._survey()
-        origin = old.carried(self.elements, kept)
+        origin = old.carried(self.elements, kept, separated)
         self.fading = Fading(self.elements, self.schedule, np.where(origin >= 0, np.append(born, NEVER)[origin], NEVER))
         first = np.append(old.group_of, -1)[origin[self.elements.offsets[:-1]]]
         self.floors = np.where(

@@ -8,7 +8,7 @@ into one scatter or gather per parameter axis.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -133,20 +133,27 @@ class Elements:
             group.id: flat[start:stop] for group, start, stop in zip(self.groups, self.offsets[:-1], self.offsets[1:])
         }
 
-    def carried(self, new: Elements, kept: Mapping[str, Mapping[int, NDArray[np.int64]]]) -> NDArray[np.int64]:
+    def carried(
+        self,
+        new: Elements,
+        kept: Mapping[str, Mapping[int, NDArray[np.int64]]],
+        separated: Collection[str] = (),
+    ) -> NDArray[np.int64]:
         """For each element of ``new``, its index here, or -1.
 
         Args:
             new: the elements of the same network after pruning.
             kept: per parameter and axis the indices that pruning kept; axes not named were kept whole.
+            separated: names of the layers that became a depthwise and a pointwise one.
         """
         here = {(site.parameter, site.axis): site.index.numpy() for site in self.sites}
         result = np.full(new.n + 1, -1, dtype=np.int64)
         for site in new.sites:
-            old = here.get((site.parameter, site.axis))
-            if old is None:
+            known = [key for key in _before(site, separated) if key in here]
+            if not known:
                 continue
-            chosen = None if site.axis is None else kept.get(site.parameter, {}).get(site.axis)
+            (parameter, axis), old = known[0], here[known[0]]
+            chosen = None if axis is None else kept.get(parameter, {}).get(axis)
             lined = old if chosen is None else old[np.asarray(chosen, dtype=np.int64)]
             index = site.index.numpy()
             if len(lined) != len(index):
@@ -154,3 +161,14 @@ class Elements:
             valid = (index < new.n) & (lined < self.n)
             result[index[valid]] = lined[valid]
         return result[: new.n]
+
+
+def _before(site: Site, separated: Collection[str]) -> list[tuple[str, int | None]]:
+    """Parameters and axes whose indices were those of ``site`` before layers, plain or pairs, were separated."""
+    layer, _, leaf = site.parameter.rpartition(".")
+    owner, _, part = layer.rpartition(".")
+    if owner not in separated:
+        return [(site.parameter, site.axis)]
+    if part == "depthwise" or site.axis == 1:
+        return [(f"{owner}.weight", 1), (f"{owner}.basis.weight", 1)]
+    return [(f"{owner}.{leaf}", 0), (f"{owner}.coefficient.{leaf}", 0)]

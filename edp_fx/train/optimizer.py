@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,30 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
+def without_decay(optimizer: Optimizer) -> dict[int, int]:
+    """By the position of each parameter group that has one, the position of the group that differs in having no weight
+    decay only. To be asked before a schedule changes options: a resumed run has to find the same.
+    """
+
+    def options(group: Mapping[str, Any]) -> list[Any]:
+        return [group[key] for key in optimizer.defaults if key != "weight_decay"]
+
+    groups = optimizer.param_groups
+    spared = [number for number, group in enumerate(groups) if group.get("weight_decay") == 0]
+    alike = {
+        number: [other for other in spared if options(groups[other]) == options(group)]
+        for number, group in enumerate(groups)
+    }
+    return {number: others[0] for number, others in alike.items() if others}
+
+
 def carry_state(
     optimizer: Optimizer,
     before: Mapping[str, tuple[nn.Parameter, torch.Size]],
     after: Mapping[str, nn.Parameter],
     kept: Kept,
+    separated: Collection[str],
+    undecayed: Mapping[int, int],
 ) -> None:
     """Point ``optimizer`` at the parameters of the network after pruning or merging and slice its state
     along.
@@ -54,6 +73,8 @@ def carry_state(
         before: name to (parameter object, its shape) before the change.
         after: name to parameter after it.
         kept: per parameter and axis, the indices kept.
+        separated: names of the layers that became a depthwise and a pointwise one.
+        undecayed: what :func:`without_decay` gave.
     """
     name_of = {id(parameter): name for name, (parameter, _) in before.items()}
     homes = {
@@ -62,36 +83,36 @@ def carry_state(
         for parameter in group["params"]
         if id(parameter) in name_of
     }
+    kernels = {f"{layer}.depthwise.weight" for layer in separated}
+    called = {  # optimisers made from named parameters keep the names beside them
+        id(parameter): name
+        for group in optimizer.param_groups
+        for parameter, name in zip(group["params"], group.get("param_names", ()))
+    }
     for group in optimizer.param_groups:
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in name_of]
     for name, parameter in after.items():
-        number = next((homes[one] for one in (name, *_made_from(name)) if one in homes), -1)
+        number = next((homes[one] for one in (name, *_made_from(name, separated)) if one in homes), -1)
         if number < 0:
             continue  # was not trained before either
         if name not in before:
-            if name.endswith(".depthwise.weight"):
-                number = _without_decay(optimizer, number)
+            called[id(parameter)] = name
+            if name in kernels:
+                number = undecayed.get(number, number)
             optimizer.param_groups[number]["params"].append(parameter)
             continue
         optimizer.param_groups[number]["params"].append(parameter)
         old, shape = before[name]
+        called[id(parameter)] = called.get(id(old), name)
         state = optimizer.state.pop(old, None)
         if state is not None:
             optimizer.state[parameter] = {key: sliced(value, shape, kept.get(name, {})) for key, value in state.items()}
     alive = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for gone in [one for one in optimizer.state if id(one) not in alive]:
         del optimizer.state[gone]
-
-
-def _without_decay(optimizer: Optimizer, number: int) -> int:
-    """The position of the parameter group that differs from a group in having no weight decay, or of that group."""
-
-    def options(group: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in group.items() if key not in ("params", "weight_decay")}
-
-    home = options(optimizer.param_groups[number])
-    alike = (n for n, one in enumerate(optimizer.param_groups) if one.get("weight_decay") == 0 and options(one) == home)
-    return next(alike, number)
+    for group in optimizer.param_groups:
+        if "param_names" in group:
+            group["param_names"] = [called[id(parameter)] for parameter in group["params"]]
 
 
 def sliced(value: Any, shape: torch.Size, chosen: Mapping[int, NDArray[np.int64]]) -> Any:
@@ -103,10 +124,10 @@ def sliced(value: Any, shape: torch.Size, chosen: Mapping[int, NDArray[np.int64]
     return value.clone()
 
 
-def _made_from(name: str) -> list[str]:
+def _made_from(name: str, separated: Collection[str]) -> list[str]:
     """Parameters that the new ``name`` may have been merged or separated from."""
     layer, _, leaf = name.rpartition(".")
-    if layer.endswith((".depthwise", ".pointwise")):
-        layer = layer.rpartition(".")[0]
-        return [f"{layer}.{leaf}", *_made_from(f"{layer}.{leaf}")]
-    return [f"{layer}.basis.weight" if leaf == "weight" else f"{layer}.coefficient.{leaf}"]
+    owner = layer.rpartition(".")[0]
+    if owner in separated:
+        layer = owner
+    return [f"{layer}.{leaf}", f"{layer}.basis.weight" if leaf == "weight" else f"{layer}.coefficient.{leaf}"]

@@ -21,10 +21,10 @@ def aligned_floors(floors: NDArray, sizes: Indices, multiple: int) -> Indices:
 
 
 def block_ends(present: int, spare: int, multiple: int) -> Indices:
-    """Where the blocks of a group's ``spare`` elements end, so that what is left of ``present`` is a multiple after
-    each, or the least that stays."""
+    """Where the blocks of a group's ``spare`` (at least one) elements end, so that what is left of ``present`` is a
+    multiple after each, or the least that stays."""
     ends = np.arange(present % multiple or multiple, spare, multiple, dtype=np.int64)
-    return np.append(ends, spare) if spare else ends
+    return np.append(ends, spare)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Removals:
 
 
 def hull_prices(loss: Floats, saved: Floats) -> Floats:
-    """Price per element along the lower convex hull of the points (saved[k], loss[k]), both cumulative.
+    """Price per step along the lower convex hull of the points (saved[k], loss[k]), both cumulative.
 
     Where the first removals save nothing (a rank above the break-even), they are priced together with those
     that make them pay; what never pays costs infinity. Prices ascend.

@@ -113,9 +113,9 @@ class Selector:
             best = chosen
             if not count or total >= (1 - COARSE) * end:
                 return best
-            finer = self._finer_last(alive, removals, count - 1, target, chosen)
-            if self.total(finer) >= (1 - COARSE) * end:
-                return finer
+            best = self._finer_last(alive, removals, count - 1, target, chosen)
+            if self.total(best) >= (1 - COARSE) * end:
+                return best
             # the last one saves more than was missing, and no single other one enough: go on without its group
             others = (np.arange(len(removals)) < count - 1) | (removals.groups != removals.groups[count - 1])
             removals = removals.taken(np.flatnonzero(others))
@@ -163,7 +163,8 @@ class Selector:
                 price = hull_prices(np.cumsum(loss), look.rank_savings(number, spare)[ends - 1])
             else:
                 price = _ratio(loss / np.diff(ends, prepend=0), float(saved[number]))
-            wanted = int(np.isfinite(price).sum())  # prices ascend
+            price = np.maximum.accumulate(price)  # they ascend but for rounding
+            wanted = int(np.isfinite(price).sum())
             if wanted:
                 blocks.append((number, ranked, ends[:wanted], loss[:wanted], price[:wanted]))
         return Removals.by_price(blocks)
