@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +60,15 @@ def compression(path: Path) -> str:
             share=share, epochs=epochs, methods="\n".join(f"- `{name}`: {text}" for name, text in METHODS.items())
         )
     ]
-    for network, text in NETWORKS.items():
-        for target in TARGETS:
-            for arithmetic in sorted({_arithmetic(row) for row in rows}):
-                mine = [row for row in rows if row["network"] == network and _arithmetic(row) == arithmetic]
-                if any(row["target"] == target for row in mine):
-                    table = [
-                        _line(method, some)
-                        for method in METHODS
-                        if (some := [row for row in mine if row["method"] == method and row["target"] in (1.0, target)])
-                    ]
-                    title = f"{network} ({text}) to {target:g} of its MACs, trained in {arithmetic}"
-                    parts.append(f"### {title}\n\n{markdown(table)}\n")
+    for network, target, kind in product(NETWORKS, TARGETS, sorted({arithmetic(row) for row in rows})):
+        mine = [row for row in rows if row["network"] == network and arithmetic(row) == kind]
+        if not any(row["target"] == target for row in mine):
+            continue
+        title = f"{network} ({NETWORKS[network]}) to {target:g} of its MACs, trained in {kind}"
+        mine = [row for row in mine if row["target"] in (1.0, target)]
+        by_method = {method: [row for row in mine if row["method"] == method] for method in METHODS}
+        table = [_line(method, some) for method, some in by_method.items() if some]
+        parts.append(f"### {title}\n\n{markdown(table)}\n")
     core: dict[tuple[str, float], list[Row]] = {}
     for row in rows:
         if row["network"] == CORE:
@@ -83,7 +81,8 @@ def compression(path: Path) -> str:
     return "\n".join(parts)
 
 
-def _arithmetic(row: Row) -> str:
+def arithmetic(row: Row) -> str:
+    """Precision and layout that a row was trained in: times compare within one."""
     return f"{row['precision']}, {row['layout'].upper()}"
 
 
@@ -108,14 +107,12 @@ def _line(method: str, rows: list[Row]) -> Row:
 
 def versions(rows: list[Row]) -> str:
     """What the rows were made with."""
-    found = sorted(
-        {json.dumps([row["device"], row["threads"], row["precision"], row["layout"], row["versions"]]) for row in rows}
-    )
+    found = sorted({json.dumps([row["device"], row["threads"], arithmetic(row), row["versions"]]) for row in rows})
     texts = []
     for text in found:
-        device, threads, precision, layout, packages = json.loads(text)
+        device, threads, kind, packages = json.loads(text)
         named = ", ".join(f"{name} {version}" for name, version in packages.items())
-        texts.append(f"Trained on {device} with {threads} threads in {precision}, {layout.upper()}; {named}.")
+        texts.append(f"Trained on {device} with {threads} threads in {kind}; {named}.")
     return "\n".join(texts) + "\n"
 
 

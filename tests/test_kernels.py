@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 import timm
 import torch
+from noise import train
 from torch import Tensor, nn
 
 import edp_fx
@@ -135,12 +136,7 @@ def run(steps: int, *, floor: float = 0.9, align: int = 1) -> tuple[Compressor, 
         align=align,
         schedule=Schedule(40, decisions=6, shrinks=3),
     )
-    for _ in range(steps):
-        loss = compressor.gm(torch.randn(8, 3, 16, 16)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        compressor.step()
+    train(compressor, steps)
     return compressor, x
 
 
@@ -160,7 +156,6 @@ def test_channels_beside_kernels_stay_aligned() -> None:
 
 
 def test_channels_between_separated_layers_keep_their_floor() -> None:
-    torch.manual_seed(0)
     widths = (3, 16, 16, 16, 16)
     convolutions = [nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU()) for a, b in pairwise(widths)]
     model = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
@@ -178,11 +173,7 @@ def test_channels_between_separated_layers_keep_their_floor() -> None:
     )
     floors = []
     for _ in range(40):
-        loss = compressor.gm(torch.randn(8, 3, 16, 16)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        compressor.step()
+        train(compressor, 1)
         channels = [group.kind == "channel" for group in compressor.elements.groups]
         floors.append(compressor.floors[channels].tolist())
     assert sum(layer["form"] == "separate" for layer in compressor.layers()) >= 2

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from noise import train
 from torch import Tensor, nn
 
 import edp_fx
@@ -53,20 +54,6 @@ def make(
     return Compressor(gm, x, budget=Budget(macs=macs), optimizer=optimizer, kinds=kinds, schedule=schedule)
 
 
-def train(compressor: Compressor, steps: int, scheduler: Any = None) -> torch.optim.Optimizer:
-    optimizer = compressor.optimizer
-    assert optimizer is not None
-    for _ in range(steps):
-        loss = compressor.gm(torch.randn(8, 3, 16, 16)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        compressor.step()
-        if scheduler is not None:
-            scheduler.step()
-    return optimizer
-
-
 def decays(compressor: Compressor) -> dict[str, bool]:
     """Whether a parameter decays, by name; every one is trained, and once."""
     assert compressor.optimizer is not None
@@ -77,7 +64,6 @@ def decays(compressor: Compressor) -> dict[str, bool]:
 
 @pytest.mark.parametrize("kinds", [("rank", "channel"), ("channel", "kernel")])
 def test_layers_that_their_author_called_depthwise_and_pointwise_stay_trained(kinds: tuple[str, ...]) -> None:
-    torch.manual_seed(0)
     compressor = make(Blocks(), kinds, 0.6)
     optimizer = train(compressor, 20)
     assert compressor.done
@@ -100,7 +86,6 @@ def named(gm: nn.Module) -> list[dict[str, Any]]:
 
 
 def test_groups_with_names_are_alike_too_and_names_follow() -> None:
-    torch.manual_seed(0)
     compressor = make(networks.resnet20(), ("channel", "kernel"), 0.15, named)
     optimizer = train(compressor, 20)
     kernels = {name: decay for name, decay in decays(compressor).items() if name.endswith(".depthwise.weight")}
@@ -111,8 +96,6 @@ def test_groups_with_names_are_alike_too_and_names_follow() -> None:
 
 
 def test_a_resumed_run_groups_alike_where_rates_differ() -> None:
-    torch.manual_seed(0)
-
     def fresh() -> tuple[Compressor, Any]:
         compressor = make(networks.resnet20(), ("channel", "kernel"), 0.15)
         rates = [lambda step: 1 - step / 100, lambda step: 1 - step / 200]

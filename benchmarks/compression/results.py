@@ -18,7 +18,6 @@ import torch
 from torch import fx
 
 import edp_fx
-from benchmarks.compression.loop import LAYOUT
 from benchmarks.compression.methods import METHODS
 from benchmarks.compression.trial import Images, Setting, Task, Trial
 from edp_fx.errors import EdpError
@@ -107,7 +106,7 @@ def run(task: Task, setting: Setting, images: Images) -> dict[str, Any]:
         "epochs": setting.epochs,
         "train_images": len(images.train),
         "precision": "bf16" if trial.recipe.precision == "bf16" else "fp32",
-        "layout": "nchw" if LAYOUT is torch.contiguous_format else "nhwc",
+        "layout": "nhwc",  # loop.LAYOUT; rows of before may have others
         "device": device.type,
         "threads": torch.get_num_threads(),
         "versions": {

@@ -92,7 +92,7 @@ def carry_state(
     for group in optimizer.param_groups:
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in name_of]
     for name, parameter in after.items():
-        number = next((homes[one] for one in (name, *_made_from(name, separated)) if one in homes), -1)
+        number = next((homes[one] for one in _made_from(name, separated) if one in homes), -1)
         if number < 0:
             continue  # was not trained before either
         if name not in before:
@@ -125,7 +125,7 @@ def sliced(value: Any, shape: torch.Size, chosen: Mapping[int, NDArray[np.int64]
 
 
 def _made_from(name: str, separated: Collection[str]) -> list[str]:
-    """Parameters that the new ``name`` may have been merged or separated from."""
+    """Parameters that ``name`` may have been before: itself, or what it was merged or separated from."""
     layer, _, leaf = name.rpartition(".")
     owner = layer.rpartition(".")[0]
     if owner in separated:

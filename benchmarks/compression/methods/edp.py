@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 import edp_fx
@@ -16,9 +14,6 @@ STRENGTHS = {0.3: 7.5e-4, 0.15: 9.5e-4}
 STRENGTH_STEPS = 4690
 ALIGN = 4  # onnxruntime computes channels in blocks; depthwise layers of odd widths are the slowest
 
-# Sooner than the default: the sooner the network is small, the shorter the run and the longer it trains as what it is
-EARLY: dict[str, Any] = {"warmup": 0.1, "end": 0.4, "shrinks": 6}
-
 
 def edp(trial: Trial, kinds: tuple[str, ...] = ("channel", "kernel"), policy: str = "budget") -> nn.Module:
     """Pairs from the start where ranks may go, a :class:`Compressor`, one run."""
@@ -28,13 +23,16 @@ def edp(trial: Trial, kinds: tuple[str, ...] = ("channel", "kernel"), policy: st
     optimizer = trial.recipe.make_optimizer(gm)
     nearest = min(STRENGTHS, key=lambda share: abs(share - trial.task.target))
     strength = STRENGTHS[nearest] * STRENGTH_STEPS / trial.steps
+    schedule = None
+    if policy == "budget":  # sooner than by default: the sooner the network is small, the shorter the run
+        schedule = Schedule(trial.steps, warmup=0.1, end=0.4, shrinks=6)
     compressor = Compressor(
         gm,
         trial.example,
         budget=Budget(macs=trial.task.target) if policy == "budget" else None,
         optimizer=optimizer,
         total_steps=trial.steps,
-        schedule=Schedule(trial.steps, **EARLY) if policy == "budget" else None,
+        schedule=schedule,
         kinds=kinds,
         align=ALIGN if policy == "budget" else 1,
         policy=policy,

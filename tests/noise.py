@@ -1,0 +1,24 @@
+"""Training on noise: a network's steps where only what the compressor does is looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from edp_fx.train import Compressor
+
+
+def train(compressor: Compressor, steps: int, scheduler: Any = None) -> torch.optim.Optimizer:
+    """So many steps on images of 16x16; returns the compressor's optimizer."""
+    optimizer = compressor.optimizer
+    assert optimizer is not None
+    for _ in range(steps):
+        loss = compressor.gm(torch.randn(8, 3, 16, 16)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        compressor.step()
+        if scheduler is not None:
+            scheduler.step()
+    return optimizer
