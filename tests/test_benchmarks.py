@@ -27,6 +27,7 @@ ROW = {
     "threads": 1,
     "precision": "fp32",
     "layout": "nhwc",
+    "removing": None,
     "versions": {"torch": "2"},
 }
 
@@ -75,9 +76,14 @@ def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
     assert document.document(tmp_path).startswith("# Benchmarks")
     for seed in (0, 1):
         Results(tmp_path / "compression.jsonl").add(Task("resnet20", "thin", 0.15, seed), ROW)
+    for seed, removing in enumerate(([0.05, 0.25], [0.12, 0.5])):
+        row = {**ROW, "removing": removing}
+        Results(tmp_path / "compression.jsonl").add(Task("resnet20", "tp-taylor", 0.15, seed), row)
     (tmp_path / "analysis.csv").write_text("model,nodes,seconds\nresnet50,200,0.9\n")
     page = document.document(tmp_path)
-    assert "2 of" in page
+    assert "4 of" in page
+    assert "`tp-taylor` | 5% to 25%  | 1 " in page
+    assert "`tp-taylor` | 12% to 50% | 1 " in page
     assert "90.00 ± 0.00" in page
     assert "| resnet50 | 200     | 0.9" in page
     assert (tmp_path / "plots" / "compression.svg").exists()

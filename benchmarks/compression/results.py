@@ -18,8 +18,8 @@ import torch
 from torch import fx
 
 import edp_fx
-from benchmarks.compression.methods import METHODS
-from benchmarks.compression.trial import Images, Setting, Task, Trial
+from benchmarks.compression.methods import GRADUAL, METHODS
+from benchmarks.compression.trial import REMOVING, Images, Setting, Task, Trial
 from edp_fx.errors import EdpError
 from edp_fx.lowering.latency import onnx_latency
 from edp_fx.train import evaluate
@@ -107,6 +107,7 @@ def run(task: Task, setting: Setting, images: Images) -> dict[str, Any]:
         "train_images": len(images.train),
         "precision": "bf16" if trial.recipe.precision == "bf16" else "fp32",
         "layout": "nhwc",  # loop.LAYOUT; rows of before may have others
+        "removing": list(REMOVING) if task.method in GRADUAL else None,
         "device": device.type,
         "threads": torch.get_num_threads(),
         "versions": {

@@ -12,11 +12,14 @@ from torch import nn
 import edp_fx
 from edp_fx.data import ArrayDataset, make_loader
 from edp_fx.data.idx import read_fashion_mnist
-from edp_fx.train import Recipe
+from edp_fx.train import Recipe, Schedule
 from examples import networks
 
 SIDE, CLASSES, BATCH = 28, 10, 128
 DATA_SEED = 0
+# Shares of the run between which whoever removes step by step does: sooner than by default, since the sooner a network
+# is small, the shorter the run
+REMOVING = (0.05, 0.25)
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,11 @@ class Trial:
     def steps(self) -> int:
         """Optimiser steps of the whole run."""
         return self.recipe.epochs * len(self.train)
+
+    @property
+    def schedule(self) -> Schedule:
+        """When whoever removes step by step decides."""
+        return Schedule(self.steps, warmup=REMOVING[0], end=REMOVING[1], shrinks=6)
 
     @property
     def goal(self) -> float:

@@ -27,13 +27,14 @@ METHODS: dict[str, Callable[[Trial], nn.Module]] = {
     "edp-pairs": partial(edp, kinds=("rank", "channel")),
     "slimming": slimming,
 }
+GRADUAL = ("edp-budget", "tp-taylor", "edp-ranks", "edp-channels", "edp-pairs")  # on the trial's schedule
 TORCH_PRUNING = ("tp-group-norm", "tp-taylor")
 DESCRIPTIONS = {
     "dense": "the plain network",
     "thin": "every group of coupled channels of the plain network at the same share of its width, from scratch",
     "edp-budget": "channels, in fours, and kernels (`--kinds channel,kernel`), Taylor importance, on a cubic schedule",
     "tp-group-norm": "Torch-Pruning, group norm with sparse learning for half of the steps, pruned once, trained on",
-    "tp-taylor": "Torch-Pruning, group Taylor importance, pruned in steps on EDP's default schedule",
+    "tp-taylor": "Torch-Pruning, group Taylor importance, pruned in steps on the same schedule as `edp-budget`",
     "svd": "trained for half of the steps, every layer cut by singular values, trained on",
     "edp-ranks": "edp-budget that removes ranks only",
     "edp-channels": "edp-budget that removes channels only",

@@ -7,7 +7,7 @@ from torch import nn
 import edp_fx
 from benchmarks.compression.loop import fit
 from benchmarks.compression.trial import Trial
-from edp_fx.train import Budget, Compressor, Schedule, Strength
+from edp_fx.train import Budget, Compressor, Strength
 
 # λ for 4,690 steps, found by runs of ResNet-20 over 100 steps at 47 times as much: what shrinks is about λ times steps
 STRENGTHS = {0.3: 7.5e-4, 0.15: 9.5e-4}
@@ -23,16 +23,13 @@ def edp(trial: Trial, kinds: tuple[str, ...] = ("channel", "kernel"), policy: st
     optimizer = trial.recipe.make_optimizer(gm)
     nearest = min(STRENGTHS, key=lambda share: abs(share - trial.task.target))
     strength = STRENGTHS[nearest] * STRENGTH_STEPS / trial.steps
-    schedule = None
-    if policy == "budget":  # sooner than by default: the sooner the network is small, the shorter the run
-        schedule = Schedule(trial.steps, warmup=0.1, end=0.4, shrinks=6)
     compressor = Compressor(
         gm,
         trial.example,
         budget=Budget(macs=trial.task.target) if policy == "budget" else None,
         optimizer=optimizer,
         total_steps=trial.steps,
-        schedule=schedule,
+        schedule=trial.schedule if policy == "budget" else None,
         kinds=kinds,
         align=ALIGN if policy == "budget" else 1,
         policy=policy,

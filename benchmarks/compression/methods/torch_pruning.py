@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from benchmarks.compression.loop import fit
 from benchmarks.compression.trial import CLASSES, Trial
 from edp_fx.errors import BudgetError
-from edp_fx.train import Schedule
 
 # Its CIFAR script's 5e-4 acts for ten times as many steps
 SPARSE_LEARNING = 2e-3
@@ -29,11 +28,11 @@ def group_norm(trial: Trial) -> nn.Module:
 
 
 def taylor(trial: Trial) -> nn.Module:
-    """Pruned by |weight x gradient| at the steps, and to the costs, of EDP's schedule."""
+    """Pruned by |weight x gradient| at the steps, and to the costs, of the schedule that EDP has, too."""
     model = trial.network()
     importance = torch_pruning.importance.GroupTaylorImportance()
     pruner = torch_pruning.pruner.BasePruner(model, trial.example, importance, **options(model))
-    schedule, pruned = Schedule(trial.steps), Pruned(model, pruner, trial)
+    schedule, pruned = trial.schedule, Pruned(model, pruner, trial)
     gradients: dict[nn.Parameter, Tensor] = {}
 
     @torch.no_grad()
