@@ -191,7 +191,7 @@ def _described(compressor: Compressor) -> fx.GraphModule:
         "refused": compressor.refused,
         "layers": compressor.layers(),
     }
-    table = compressor.cost.table
+    table = compressor.survey.cost.table
     if compressor.metric == "latency" and table is not None:
         gm.meta["edp_fx.run"]["latency_ms"] = {
             "runtime": table.runtime.name,

@@ -10,13 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import fx
 from torch.optim import Optimizer
 
-from edp_fx.channels import analyze
-from edp_fx.channels.kernels import Kernels, find_kernels
-from edp_fx.cost import TRAFFIC, CostModel
 from edp_fx.errors import BudgetError
 from edp_fx.frontend import propagate
 from edp_fx.inputs import normalize
@@ -30,14 +26,13 @@ from edp_fx.train.fading import NEVER, Fading
 from edp_fx.train.importance import Context, Importance, agreed, make_importance
 from edp_fx.train.kinds import DEFAULT_KINDS, check_kinds
 from edp_fx.train.optimizer import carry_state, without_decay
-from edp_fx.train.prices import Prices
 from edp_fx.train.proximal import Proximal, Strength, balance
 from edp_fx.train.record import changes, layer_shapes, refusals
-from edp_fx.train.removals import aligned_floors
 from edp_fx.train.resuming import belongs_to_the_network, check_elements, check_state
 from edp_fx.train.schedule import Schedule
 from edp_fx.train.selection import Selector
 from edp_fx.train.structure import KeptIndices, Modes, explicit, fuse, outputs, relative_difference, reshape
+from edp_fx.train.survey import Survey, Wanted
 
 POLICIES = ("budget", "lambda")
 BALANCE_EVERY = 100
@@ -107,10 +102,11 @@ class Compressor:
         check_kinds(kinds, budget, policy, self.importance)
         self.schedule = schedule or Schedule(total_steps)
         self.kinds = tuple(kinds)
-        self.allow_inexact = allow_inexact
         self.strength = strength or Strength()
         self.align = align
-        self.latency_table = latency_table
+        # without a step no gradient weighs kernels
+        offered = tuple(kind for kind in kinds if kind != "kernel" or self.schedule.total)
+        self._wanted = Wanted(self.metric, offered, allow_inexact, align, latency_table)
         self.count = 0
         self.events: list[dict[str, Any]] = []
         self.max_rel_diff = 0.0
@@ -120,17 +116,17 @@ class Compressor:
         self._finished = False
 
         self._form = explicit(self.gm)
-        self._survey()
-        self.refused = refusals(self.gm, self.graph, self.kinds, allow_inexact)
+        self.survey = Survey(self.gm, self.example_inputs, self._wanted)
+        self.refused = refusals(self.gm, self.survey.graph, self.kinds, allow_inexact)
         self._shapes = layer_shapes(self.gm)
         self.fading = Fading(self.elements, self.schedule)
-        self.floors = self._aligned(np.ceil(floor * self.elements.sizes))
+        self.floors = self.survey.floors(np.ceil(floor * self.elements.sizes))
         self._sizes = self.elements.sizes.astype(float)
-        self.dense = float(self.cost.dense)
+        self.dense = float(self.survey.cost.dense)
         self.target = budget.target(self.dense) if budget else 0.0
         if budget is not None:
             self._check_floors(budget)
-        self._now = float(self.cost.total({}))
+        self._now = float(self.survey.cost.total({}))
         fuse(self.gm)
         self._bind()
         if optimizer is not None:
@@ -139,25 +135,6 @@ class Compressor:
 
     # -- what the network looks like now ------------------------------------------------------------------
 
-    def _survey(self) -> None:
-        """Analyse the explicit graph: groups, costs, the flat index."""
-        self.graph = analyze(self.gm, self.example_inputs)
-        self.kernels: list[Kernels] = []
-        if "kernel" in self.kinds and self.schedule.total:  # without a step no gradient weighs them
-            self.kernels = find_kernels(self.gm)
-        self.cost = CostModel(self.gm, self.graph, self.metric, self.latency_table, self.kernels)
-        self.work = self.cost
-        if self.metric == "macs" and not self._ranks:
-            self.work = CostModel(self.gm, self.graph, kernels=self.kernels, traffic=TRAFFIC)
-        groups = [
-            group
-            for group in self.graph.groups
-            if group.prunable and group.kind in self.kinds and (group.exact or self.allow_inexact)
-        ]
-        self.elements = Elements([*groups, *self.kernels], dict(self.gm.named_parameters()))
-        self.prices = Prices(self.cost, self.elements)
-        self._work_prices = self.prices if self.work is self.cost else Prices(self.work, self.elements)
-
     def _bind(self) -> None:
         self._parameters = dict(self.gm.named_parameters())
         self._proximal = Proximal(self.elements, self.strength) if self.policy == "lambda" else None
@@ -165,28 +142,19 @@ class Compressor:
     def _check_floors(self, budget: Budget) -> None:
         """Lower the floors where the budget needs it; refuse what even floors of one cannot reach."""
         while self._selector().least() > self.target:
-            lower = self._aligned(self.floors // 2)
+            lower = self.survey.floors(self.floors // 2)
             if (lower == self.floors).all():
                 break
             self.floors = lower
         check_reachable(budget, self.dense, self._selector().least())
 
-    def _aligned(self, floors: NDArray[Any]) -> NDArray[np.int64]:
-        """Floors as ``align`` wants them, none for kernels."""
-        kernels = np.array([group.kind == "kernel" for group in self.elements.groups], dtype=bool)
-        return np.where(kernels, 0, aligned_floors(floors, self.elements.sizes, self.align))
-
     @property
-    def _ranks(self) -> bool:
-        """Whether ranks may go, which pay or not by the widths there are: then all is priced by MACs at those."""
-        return "rank" in self.kinds
+    def elements(self) -> Elements:
+        """The flat index of what may go."""
+        return self.survey.elements
 
     def _selector(self) -> Selector:
-        if self._ranks:
-            return Selector(self.elements, self.prices, self.floors, align=self.align)
-        channel = np.array([group.kind == "channel" for group in self.elements.groups], dtype=bool)
-        widths = np.where(channel, self._sizes / self.elements.sizes, 0.0)[self.elements.group_of]
-        return Selector(self.elements, self.prices, self.floors, self._work_prices, widths, self.align)
+        return self.survey.selector(self.floors, self._sizes)
 
     def _context(self) -> Context:
         gains = coefficient_gains(self.gm)
@@ -319,15 +287,15 @@ class Compressor:
         now = self._selector().total(np.concatenate([keep[group.id] for group in self.elements.groups]))
         keep_pair: Chooser | None = None
         if merged:
-            keep_pair = self.work.keep_pair(keep) if apart is None else lambda name, _: name in apart
-        separated = [one for one in self.kernels if not keep[one.id].all()]
+            keep_pair = self.survey.work.keep_pair(keep) if apart is None else lambda name, _: name in apart
+        separated = [one for one in self.survey.kernels if not keep[one.id].all()]
         names = {one.name for one in separated}
         channels = {number: mask for number, mask in keep.items() if number >= 0}
         kept: KeptIndices = {}
         for network in (*self._followers, self.gm):
             modes = Modes(network)
             form = self._form if network is self.gm else copy.deepcopy(self._form)
-            kept = reshape(network, form, self.graph, channels, keep_pair, separated)
+            kept = reshape(network, form, self.survey.graph, channels, keep_pair, separated)
             if network is self.gm:
                 self._form = self.gm.graph
                 if merged:
@@ -348,14 +316,14 @@ class Compressor:
     def _resurvey(self, kept: KeptIndices, separated: Collection[str]) -> None:
         """Analyse the pruned network and carry over what is known of its elements."""
         old, born, floors = self.elements, self.fading.born, self.floors
-        self._survey()
+        self.survey = Survey(self.gm, self.example_inputs, self._wanted)
         origin = old.carried(self.elements, kept, separated)
         self.fading = Fading(self.elements, self.schedule, np.where(origin >= 0, np.append(born, NEVER)[origin], NEVER))
         first = np.append(old.group_of, -1)[origin[self.elements.offsets[:-1]]]
         self.floors = np.where(
             first >= 0,
             np.minimum(self.elements.sizes, np.append(floors, 1)[first]),
-            self._aligned(np.zeros(len(first))),
+            self.survey.floors(np.zeros(len(first))),
         )
         self._sizes = np.where(first >= 0, np.append(self._sizes, 0)[first], self.elements.sizes)
         self.importance.carry(origin)

@@ -1,0 +1,99 @@
+"""What may be removed from a network and what that saves: looked at anew whenever its shape has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import fx
+
+from edp_fx.channels import ChannelGraph, analyze
+from edp_fx.channels.kernels import Kernels, find_kernels
+from edp_fx.cost import TRAFFIC, CostModel
+from edp_fx.latency import LatencyTable
+from edp_fx.train.elements import Elements
+from edp_fx.train.prices import Prices
+from edp_fx.train.removals import aligned_floors
+from edp_fx.train.selection import Selector
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What may go and what is counted; see :class:`~edp_fx.train.Compressor` for each.
+
+    Attributes:
+        metric: ``macs``, ``params`` or ``latency``.
+        kinds: of :data:`~edp_fx.train.KINDS`.
+        allow_inexact: also groups whose removal changes the function otherwise.
+        align: counts are kept multiples of so many.
+        table: measures layers for a budget of latency.
+    """
+
+    metric: str
+    kinds: tuple[str, ...]
+    allow_inexact: bool
+    align: int
+    table: LatencyTable | None
+
+    @property
+    def ranks(self) -> bool:
+        """Whether ranks may go, which pay or not by the widths there are: then all is priced by MACs at those."""
+        return "rank" in self.kinds
+
+
+class Survey:
+    """One look at an explicit graph.
+
+    Attributes:
+        graph: its analysis.
+        kernels: layers that may become a depthwise and a pointwise one.
+        cost: the network's cost in the metric under any keep-set.
+        work: what forms of layers and elements are compared by; ``cost`` but where MACs are counted without ranks.
+        elements: the flat index of what may go.
+
+    Args:
+        gm: the network, its pairs explicit.
+        example_inputs: what it takes.
+        wanted: what may go and what is counted.
+    """
+
+    def __init__(self, gm: fx.GraphModule, example_inputs: tuple[Any, ...], wanted: Wanted) -> None:
+        self._wanted = wanted
+        self.graph: ChannelGraph = analyze(gm, example_inputs)
+        self.kernels: Sequence[Kernels] = find_kernels(gm) if "kernel" in wanted.kinds else ()
+        self.cost = CostModel(gm, self.graph, wanted.metric, wanted.table, self.kernels)
+        self.work = self.cost
+        if wanted.metric == "macs" and not wanted.ranks:
+            self.work = CostModel(gm, self.graph, kernels=self.kernels, traffic=TRAFFIC)
+        groups = [
+            group
+            for group in self.graph.groups
+            if group.prunable and group.kind in wanted.kinds and (group.exact or wanted.allow_inexact)
+        ]
+        self.elements = Elements([*groups, *self.kernels], dict(gm.named_parameters()))
+
+    @cached_property
+    def _prices(self) -> Prices:
+        return Prices(self.cost, self.elements)
+
+    @cached_property
+    def _work_prices(self) -> Prices:
+        return self._prices if self.work is self.cost else Prices(self.work, self.elements)
+
+    def floors(self, wanted: NDArray[Any]) -> NDArray[np.int64]:
+        """The fewest elements each group keeps [groups]: ``wanted`` as ``align`` allows, none for kernels."""
+        kernels = np.array([group.kind == "kernel" for group in self.elements.groups], dtype=bool)
+        return np.where(kernels, 0, aligned_floors(wanted, self.elements.sizes, self._wanted.align))
+
+    def selector(self, floors: NDArray[np.int64], sizes: NDArray[np.float64]) -> Selector:
+        """What chooses, given the floors and the sizes [groups] that the groups had in the network as it came."""
+        elements, align = self.elements, self._wanted.align
+        if self._wanted.ranks:
+            return Selector(elements, self._prices, floors, align=align)
+        channel = np.array([group.kind == "channel" for group in elements.groups], dtype=bool)
+        widths = np.where(channel, sizes / elements.sizes, 0.0)[elements.group_of]
+        return Selector(elements, self._prices, floors, self._work_prices, widths, align)
