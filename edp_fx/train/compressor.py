@@ -103,7 +103,6 @@ class Compressor:
         self.schedule = schedule or Schedule(total_steps)
         self.kinds = tuple(kinds)
         self.strength = strength or Strength()
-        self.align = align
         # without a step no gradient weighs kernels
         offered = tuple(kind for kind in kinds if kind != "kernel" or self.schedule.total)
         self._wanted = Wanted(self.metric, offered, allow_inexact, align, latency_table)
@@ -392,4 +391,5 @@ class Compressor:
 
     def _asked(self) -> str:
         """What a state must have been made for to be loaded here."""
-        return f"{self.budget}, policy {self.policy}, {self.schedule}, {', '.join(self.kinds)}, align {self.align}"
+        kinds = ", ".join(self.kinds)
+        return f"{self.budget}, policy {self.policy}, {self.schedule}, {kinds}, align {self._wanted.align}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -75,14 +74,8 @@ class Survey:
             if group.prunable and group.kind in wanted.kinds and (group.exact or wanted.allow_inexact)
         ]
         self.elements = Elements([*groups, *self.kernels], dict(gm.named_parameters()))
-
-    @cached_property
-    def _prices(self) -> Prices:
-        return Prices(self.cost, self.elements)
-
-    @cached_property
-    def _work_prices(self) -> Prices:
-        return self._prices if self.work is self.cost else Prices(self.work, self.elements)
+        self._prices = Prices(self.cost, self.elements)
+        self._work_prices = self._prices if self.work is self.cost else Prices(self.work, self.elements)
 
     def floors(self, wanted: NDArray[Any]) -> NDArray[np.int64]:
         """The fewest elements each group keeps [groups]: ``wanted`` as ``align`` allows, none for kernels."""
