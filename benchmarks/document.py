@@ -50,12 +50,16 @@ The peers' penalties act here for far fewer steps than their authors ran, so the
 
 
 def compression(path: Path) -> str:
-    """Tables by network and target, and a plot of the core network."""
-    rows = read_lines(path)
+    """Tables by network and target, and a plot of the core network, of this file and those of other machines."""
+    files = {one.name: read_lines(one) for one in sorted(path.parent.glob(f"{path.stem}*{path.suffix}"))}
+    rows = [row for some in files.values() for row in some]
     epochs = "/".join(sorted({str(row["epochs"]) for row in rows}))
-    known = {(task.network, task.method, task.target, task.seed) for task in plan({})}
-    done = {(row["network"], row["method"], row["target"], row["seed"]) for row in rows}
-    share = f"{len(done)} of {len(known)} runs finished" if len(done) < len(known) else "all runs finished"
+    known = sum(len(tasks) for tasks in plan({}))
+    done = {
+        name: len({(row["network"], row["method"], row["target"], row["seed"]) for row in some})
+        for name, some in files.items()
+    }
+    share = ", ".join(f"{count} of {known} runs finished in `{name}`" for name, count in done.items())
     parts = [
         COMPRESSION.format(
             share=share, epochs=epochs, methods="\n".join(f"- `{name}`: {text}" for name, text in METHODS.items())
@@ -81,8 +85,9 @@ def compression(path: Path) -> str:
 
 
 def arithmetic(row: Row) -> str:
-    """Precision and layout that a row was trained in: times compare within one."""
-    return f"{row['precision']}, {row['layout'].upper()}"
+    """Precision and layout that a row was trained in, and on which GPU if one: times compare within one."""
+    where = "" if row["device"] == "cpu" else f" on one {row['device']}"
+    return f"{row['precision']}, {row['layout'].upper()}{where}"
 
 
 def _lines(rows: list[Row]) -> Iterator[Row]:
@@ -97,22 +102,24 @@ def _lines(rows: list[Row]) -> Iterator[Row]:
 
 
 def _line(method: str, removing: tuple[float, ...], rows: list[Row]) -> Row:
-    def mean(key: str) -> float:
-        return statistics.mean(row[key] for row in rows)
+    def mean(key: str, digits: int = 3, scale: float = 1.0) -> str:
+        if rows[0][key] is None:  # latency, where several runs shared a machine
+            return ""
+        return f"{scale * statistics.mean(row[key] for row in rows):.{digits}f}"
 
-    accuracy = f"{100 * mean('accuracy'):.2f}"
+    accuracy = mean("accuracy", 2, 100)
     if len(rows) > 1:
         accuracy += f" ± {100 * statistics.stdev(row['accuracy'] for row in rows):.2f}"
     return {
         "method": f"`{method}`",
         "removing": " to ".join(f"{share:.0%}" for share in removing),
         "seeds": len(rows),
-        "MACs": f"{mean('macs_ratio'):.3f}",
-        "parameters": f"{mean('params_ratio'):.3f}",
+        "MACs": mean("macs_ratio"),
+        "parameters": mean("params_ratio"),
         "test accuracy %": accuracy,
-        "latency ms": f"{mean('latency_ms'):.3f}",
-        "activation kB": f"{mean('activation_bytes') / 1000:.0f}",
-        "training s": f"{mean('seconds'):.0f}",
+        "latency ms": mean("latency_ms"),
+        "activation kB": mean("activation_bytes", 0, 1e-3),
+        "training s": mean("seconds", 0),
     }
 
 
@@ -123,7 +130,7 @@ def versions(rows: list[Row]) -> str:
     for text in found:
         device, threads, kind, packages = json.loads(text)
         named = ", ".join(f"{name} {version}" for name, version in packages.items())
-        texts.append(f"Trained on {device} with {threads} threads in {kind}; {named}.")
+        texts.append(f"Trained on {device.replace('cpu', 'the processor')} with {threads} threads in {kind}; {named}.")
     return "\n".join(texts) + "\n"
 
 

@@ -17,11 +17,12 @@ COMPUTE_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 """The layers that carry a network's multiply-accumulates: convolutions of every kind and linear layers."""
 
 
-def normalize(example_inputs: Any) -> tuple[Tensor, ...]:
-    """The example inputs as a tuple of tensors.
+def normalize(example_inputs: Any, model: nn.Module | None = None) -> tuple[Tensor, ...]:
+    """The example inputs as a tuple of tensors, on the device of ``model`` where it is given and has one.
 
     Args:
         example_inputs: one tensor, or a tuple or list of them, in the order ``forward`` takes them.
+        model: on a GPU, say. One on the meta device takes inputs from anywhere.
 
     Raises:
         ModelError: for anything else.
@@ -35,7 +36,10 @@ def normalize(example_inputs: Any) -> tuple[Tensor, ...]:
             )
     if not inputs:
         raise ModelError("example inputs are empty; give at least one tensor")
-    return inputs
+    home = next(model.parameters(), None) if model is not None else None
+    if home is None or home.is_meta:
+        return inputs
+    return tuple(one if one.is_meta else one.to(home.device) for one in inputs)
 
 
 def snapshot(module: nn.Module) -> Callable[[], None]:

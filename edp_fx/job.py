@@ -104,7 +104,7 @@ class Job:
             check_without_training(self.kinds)
         check_spec(self.data)
         check_directory(self.out, overwrite=self.overwrite, resume=self.resume)
-        return choose_target(self.target)
+        return choose_target(self.target, self.precision)
 
 
 def check_directory(out: Path, *, overwrite: bool, resume: bool) -> None:
@@ -275,7 +275,7 @@ class Runner:
         device = next(compact.parameters()).device
         judged = {"dense": job.baseline and job.recipe.epochs > 0, "compressed": True}
         scores = {
-            name: evaluate(network.to(device), data.test, device).accuracy if judged[name] else None
+            name: evaluate(network.to(device), data.test).accuracy if judged[name] else None
             for name, network in networks.items()
         }
         for network in networks.values():

@@ -78,9 +78,9 @@ def compress(
         seed: reproduces the run; part of ``recipe`` where that is given.
 
     Returns:
-        The compact network. ``meta["edp_fx.run"]`` holds the record of the run: ``macs`` (share of the dense
-        network), ``max_rel_diff`` of pruning and merging, ``events``, ``refused``, and for a budget of latency
-        ``latency_ms``: ``dense``, ``target``, ``predicted`` and ``measured``.
+        The compact network, on the device where it trained. ``meta["edp_fx.run"]`` holds the record of the run:
+        ``macs`` (share of the dense network), ``max_rel_diff`` of pruning and merging, ``events``, ``refused``, and for
+        a budget of latency ``latency_ms``: ``dense``, ``target``, ``predicted`` and ``measured``.
 
     Raises:
         EdpError: the model does not trace, the budget cannot be reached, training cannot go on.
@@ -108,10 +108,9 @@ def compress(
         return _described(compressor)
 
     def make(graph: fx.GraphModule, optimizer: Any, total_steps: int) -> Compressor:
-        device = next(graph.parameters()).device
         return Compressor(
             graph,
-            tuple(tensor.to(device) for tensor in inputs),
+            inputs,
             budget=budget,
             optimizer=optimizer,
             total_steps=total_steps,

@@ -56,7 +56,7 @@ def main() -> None:
     device = next(small.parameters()).device
     images = next(iter(data.test))[0][:2]
     share = edp_fx.measure(small.cpu(), images).macs / edp_fx.measure(model, images).macs
-    score = evaluate(small.to(device), data.test, device)
+    score = evaluate(small.to(device), data.test)
     print(f"{options.network}: {share:.3f} of the MACs, test accuracy {100 * score.accuracy:.2f} %")
     if options.out:
         edp_fx.save(small.cpu(), options.out)

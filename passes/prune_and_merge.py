@@ -55,7 +55,7 @@ def prune_and_merge(
     """
     if isinstance(cost, str) and cost not in METRICS:
         raise BudgetError(f"cost {cost!r} is unknown: use one of {', '.join(METRICS)}")
-    inputs = normalize(example_inputs)
+    inputs = normalize(example_inputs, gm)
     result = copy.deepcopy(gm)
     UnfusePairs()(result)
     propagate(result, inputs)

@@ -109,6 +109,10 @@ def test_a_budget_of_latency_is_told_beside_what_was_measured(tiny, tmp_path, mo
         ("resnet18", {"--kinds": "channel", "--epochs": "0"}, "only ranks"),
         ("resnet18", {"--optimizer": "lion"}, "adamw"),
         ("resnet18", {"--target": "tpu"}, "onnxruntime"),
+        ("resnet18", {"--target": "onnxruntime", "--precision": "bf16"}, "--target onnx"),
+        ("resnet18", {"--precision": "int8"}, "calibration"),
+        ("resnet18", {"--precision": "half"}, "fp16"),
+        ("resnet18", {"--mixed-precision": "half"}, "no, bf16, fp16"),
         ("resnet18", {"--resume": True}, "nothing to go on with"),
     ],
 )

@@ -109,7 +109,7 @@ def test_params_budget(loaders):
 def test_pruning_and_merging_again_changes_nothing(loaders):
     compact = edp_fx.compress(make_net(), loaders()[0], epochs=3, macs=0.4).eval()
     again = edp_fx.prune_and_merge(compact, INPUTS).eval()
-    images = torch.randn(5, 3, SIDE, SIDE)
+    images = torch.randn(5, 3, SIDE, SIDE).to(next(compact.parameters()).device)
     with torch.no_grad():
         assert torch.allclose(again(images), compact(images), rtol=1e-5, atol=1e-6)
     assert share_of(again) == pytest.approx(share_of(compact))
@@ -260,6 +260,17 @@ def test_gradient_accumulation_makes_the_steps_of_larger_batches(loaders):
     assert last <= 4 * 3  # eight batches an epoch make three steps
 
 
+def test_runs_of_one_process_may_differ_in_precision(loaders):
+    shares = [
+        share_of(edp_fx.compress(make_net(), loaders()[0], macs=0.5, recipe=Recipe(epochs=1, precision=precision)))
+        for precision in ("no", "bf16", "no")
+    ]
+    assert all(share <= 0.5 for share in shares)
+    assert shares[0] == shares[2]
+    with pytest.raises(TrainingError, match="precision 'half': unknown; take one of no, bf16, fp16"):
+        Recipe(epochs=1, precision="half")
+
+
 def test_averaged_weights_shrink_along_and_become_the_result(loaders):
     train, test = loaders()
     compact = edp_fx.compress(make_net(), train, macs=0.4, recipe=Recipe(epochs=8, ema=0.8))
@@ -327,7 +338,7 @@ def test_zero_epochs_truncate_to_the_budget(loaders):
     whole = Trainer(edp_fx.trace(plain, INPUTS), train, Recipe(epochs=8)).run().model.eval()
     cut = edp_fx.compress(whole, train, epochs=0, macs=0.6, example_inputs=INPUTS).eval()
     assert 0.55 <= share_of(cut) <= 0.6
-    images = torch.cat([batch for batch, _ in test])
+    images = torch.cat([batch for batch, _ in test]).to(next(whole.parameters()).device)
     blind = edp_fx.compress(whole, None, epochs=0, macs=0.6, example_inputs=INPUTS).eval()
     with torch.no_grad():
         error = (cut(images) - whole(images)).norm()

@@ -54,9 +54,8 @@ def test_elements_of_several_groups_share_one_axis_index():
 def test_sums_and_scales_go_to_the_owning_elements():
     elements = two_groups()
     weight = torch.arange(12.0).view(4, 3)
-    total = torch.zeros(4)
     site = next(site for site in elements.sites if site.parameter == "a.weight")
-    elements.add(total, site, weight)
+    total = elements.sums([(site, site.line(weight))], weight.device)
     assert total.tolist() == [15.0, 51.0, 0.0, 0.0]
     elements.scale(site, weight, torch.tensor([0.0, 2.0, 5.0, 1.0]))
     assert weight[:2].eq(0).all()

@@ -9,9 +9,10 @@ from pathlib import Path
 from tabulate import tabulate
 
 import benchmarks.compression as package
+from benchmarks.compression.jobs import runner
 from benchmarks.compression.plan import plan, quick
-from benchmarks.compression.results import Results, only_one, run
-from benchmarks.compression.trial import Images, Setting
+from benchmarks.compression.results import Results, only_one
+from benchmarks.compression.trial import Setting
 from edp_fx.errors import EdpError
 
 COMMITTED = Path("benchmarks/results/compression.jsonl")
@@ -25,6 +26,7 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help=f"two epochs of a few images, into {QUICK}, from anew")
     parser.add_argument("--out", type=Path, help=f"file of results; {COMMITTED} where not given")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, for a GPU and a core for each")
     options = parser.parse_args()
     out = options.out or (QUICK if options.quick else COMMITTED)
     setting = Setting(2, 256, 500) if options.quick else Setting()
@@ -33,17 +35,15 @@ def main() -> int:
             if options.quick:
                 out.write_text("")
             results = Results(out)
-            images = Images.load(setting)
-            for task in quick() if options.quick else plan(results.rows):
-                if task in results.rows:
-                    continue
-                print(f"{task.network} {task.method} to {task.target:g}, seed {task.seed}", flush=True)
-                row = run(task, setting, images)
-                results.add(task, row)
-                print(
-                    f"  MACs {row['macs_ratio']:.3f}, accuracy {row['accuracy']:.4f}, {row['seconds']:.0f} s",
-                    flush=True,
-                )
+            with runner(setting, options.jobs) as finished:
+                for tasks in [quick()] if options.quick else plan(results.rows):
+                    for task, row in finished([task for task in tasks if task not in results.rows]):
+                        results.add(task, row)
+                        print(
+                            f"{task.network} {task.method} to {task.target:g}, seed {task.seed}: "
+                            f"MACs {row['macs_ratio']:.3f}, accuracy {row['accuracy']:.4f}",
+                            flush=True,
+                        )
     except EdpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

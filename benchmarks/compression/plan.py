@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from benchmarks.compression.methods import METHODS, TORCH_PRUNING
@@ -12,30 +12,35 @@ CORE = "resnet20"
 TARGETS = (0.15, 0.3)
 # depthwise layers have no ranks to lose: with every other layer at rank 1 MobileNetV2 still costs 0.1503 of its MACs
 IMPOSSIBLE = {("mobilenetv2", "svd")}
-FIRST = ("thin", "edp-budget", *TORCH_PRUNING)
+OURS = ("thin", "edp-budget")
+FIRST = (*OURS, *TORCH_PRUNING)
 
 
-def plan(rows: Mapping[Task, Mapping[str, Any]]) -> Iterator[Task]:
-    """All tasks; ``rows`` holds what is finished, and is looked at again whenever a choice depends on it."""
-    yield Task(CORE, "dense", 1.0, 0)
+def plan(rows: Mapping[Task, Mapping[str, Any]]) -> Iterator[list[Task]]:
+    """All tasks in two parts: the second repeats the peer that did best in the first.
+
+    ``rows`` holds what is finished, and is looked at again for the second part.
+    """
+    others = [method for method in METHODS if method not in ("dense", *FIRST)]
+    yield [Task(CORE, "dense", 1.0, 0)] + [Task(CORE, *one, 0) for one in _both((FIRST, others))]
+    peers = {target: best_peer(rows, target) for target in TARGETS}
+    second = [Task(CORE, "dense", 1.0, seed) for seed in (1, 2)]
     for target in TARGETS:
-        for method in FIRST:
-            yield Task(CORE, method, target, 0)
-    for target in TARGETS:
-        for method in METHODS:
-            if method not in ("dense", *FIRST):
-                yield Task(CORE, method, target, 0)
-        for seed in (1, 2):
-            if target == TARGETS[0]:
-                yield Task(CORE, "dense", 1.0, seed)
-            for method in ("thin", "edp-budget", best_peer(rows, target)):
-                yield Task(CORE, method, target, seed)
+        second += [Task(CORE, method, target, seed) for seed in (1, 2) for method in (*OURS, peers[target])]
     for network in NETWORKS:
         if network != CORE:
-            yield Task(network, "dense", 1.0, 0)
-            for method in ("thin", "edp-budget", best_peer(rows, TARGETS[0]), "svd"):
+            second.append(Task(network, "dense", 1.0, 0))
+            for method in (*OURS, peers[TARGETS[0]], "svd"):
                 if (network, method) not in IMPOSSIBLE:
-                    yield Task(network, method, TARGETS[0], 0)
+                    second.append(Task(network, method, TARGETS[0], 0))
+    yield second
+
+
+def _both(groups: Iterable[Iterable[str]]) -> Iterator[tuple[str, float]]:
+    """Each group of methods to every target, group by group."""
+    for methods in groups:
+        for target in TARGETS:
+            yield from ((method, target) for method in methods)
 
 
 def best_peer(rows: Mapping[Task, Mapping[str, Any]], target: float) -> str:
@@ -47,11 +52,8 @@ def best_peer(rows: Mapping[Task, Mapping[str, Any]], target: float) -> str:
     return max(TORCH_PRUNING, key=accuracy)
 
 
-def quick() -> Iterator[Task]:
+def quick() -> list[Task]:
     """Every method once on the core network, and the two ways of pruning on the other networks."""
-    for method in METHODS:
-        yield Task(CORE, method, 1.0 if method == "dense" else 0.3, 0)
-    for network in NETWORKS:
-        if network != CORE:
-            for method in ("edp-budget", TORCH_PRUNING[0]):
-                yield Task(network, method, 0.3, 0)
+    core = [Task(CORE, method, 1.0 if method == "dense" else 0.3, 0) for method in METHODS]
+    pruners = ("edp-budget", TORCH_PRUNING[0])
+    return core + [Task(one, method, 0.3, 0) for one in NETWORKS if one != CORE for method in pruners]

@@ -87,7 +87,7 @@ def run(task: Task, setting: Setting, images: Images) -> dict[str, Any]:
     model = METHODS[task.method](trial)
     seconds = clock() - started
     device = next(model.parameters()).device
-    score = evaluate(model, trial.test, device)
+    score = evaluate(model, trial.test)
     model = model.cpu().eval()
     if not isinstance(model, fx.GraphModule):  # activation memory depends on when values are let go: alike for all
         model = edp_fx.trace(model, trial.example)
@@ -108,7 +108,7 @@ def run(task: Task, setting: Setting, images: Images) -> dict[str, Any]:
         "precision": "bf16" if trial.recipe.precision == "bf16" else "fp32",
         "layout": "nhwc",  # loop.LAYOUT; rows of before may have others
         "removing": list(REMOVING) if task.method in GRADUAL else None,
-        "device": device.type,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "versions": {
             "edp_fx": edp_fx.__version__,

@@ -33,7 +33,7 @@ def analyze(model: nn.Module, example_inputs: Any, heads: str = "dims") -> Chann
         raise AnalysisError(f"heads={heads!r} is unknown: use one of {', '.join(POLICIES)}")
     from edp_fx.inputs import normalize
 
-    inputs = normalize(example_inputs)
+    inputs = normalize(example_inputs, model)
     if isinstance(model, fx.GraphModule):
         gm = model
     else:

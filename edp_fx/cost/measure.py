@@ -35,7 +35,7 @@ def measure(model: nn.Module, example_inputs: Any, latency_runs: int = 0) -> Mea
     memory is the largest sum of tensors alive at once, weights left out. Latency is the median of ``latency_runs``
     runs of the given inputs by torch on the model's own device, after three warm-ups.
     """
-    inputs = normalize(example_inputs)
+    inputs = normalize(example_inputs, model)
     samples = inputs[0].shape[0]
     shapes = without_data(inputs)
     counter = FlopCounterMode(display=False)

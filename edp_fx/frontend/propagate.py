@@ -65,7 +65,7 @@ def propagate(gm: fx.GraphModule, example_inputs: Any) -> None:
     Raises:
         PassError: naming the node whose operation does not fit its arguments' shapes.
     """
-    inputs = normalize(example_inputs)
+    inputs = normalize(example_inputs, gm)
     given = iter(inputs)
     mode = ShapeMode(inputs[0].device)
     nodes = list(gm.graph.nodes)

@@ -63,7 +63,7 @@ def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
         TraceError: the model does not run on the example inputs, or its own forward depends on their values.
         ModelError: the example inputs are not tensors.
     """
-    inputs: tuple[Tensor, ...] = normalize(example_inputs)
+    inputs: tuple[Tensor, ...] = normalize(example_inputs, model)
     if isinstance(model, fx.GraphModule) and "edp_fx.trace" in model.meta:
         return model
     with torch.enable_grad():

@@ -106,7 +106,7 @@ def lower(
     path, onnx_path = Path(path), Path(onnx_path) if onnx_path is not None else None
     inputs = normalize(example_inputs)
     profile = Profile(Range.of(batch), Range.of(image) if image is not None else None)
-    _check(target, precision, calibration_loader)
+    check_request(target, precision, calibration_loader)
     options = tensorrt.BuildOptions(
         {}, tuple(compute_capabilities), workspace, Path(timing_cache) if timing_cache else None
     )
@@ -197,7 +197,8 @@ def lower(
     )
 
 
-def _check(target: str, precision: str, loader: Iterable[Any] | None) -> None:
+def check_request(target: str, precision: str, loader: Iterable[Any] | None = None) -> None:
+    """Raise LoweringError where these do not go together."""
     if target not in TARGETS:
         raise LoweringError(f"unknown target {target!r}: one of {', '.join(TARGETS)}")
     dtype_of(precision)

@@ -89,9 +89,7 @@ class TensorRTEngine:
         self._runtime = trt.Runtime(_logger(target))
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
-            raise LoweringError(
-                f"{target} cannot load the engine: it is of another GPU or version; lower the model again"
-            )
+            raise LoweringError(f"{target} cannot load the engine: {_refusal(trt, target)}")
         self._engine = engine
         self._config = _graph_config(trt, engine) if cuda_graph and target == "tensorrt-rtx" else None
         self._context = self._new_context()
@@ -242,6 +240,15 @@ def _onnx_engine(path: Path, data: bytes) -> OnnxEngine:
         return OnnxEngine(data)
     except LoweringError as error:
         raise LoweringError(f"{path}: {error}") from error
+
+
+def _refusal(trt: Any, target: str) -> str:
+    """Why this GPU's runtime may have refused an engine, and what to do."""
+    major, minor = torch.cuda.get_device_capability()
+    if target == "tensorrt-rtx" and f"SM{major}{minor}" not in trt.ComputeCapability.__members__:
+        name = torch.cuda.get_device_name()
+        return f"TensorRT-RTX does not run on {name} (compute capability {major}.{minor}); use --target tensorrt"
+    return "it is of another GPU or version; lower the model again"
 
 
 def _check_count(given: int, wanted: int) -> None:

@@ -38,6 +38,11 @@ class Site:
     index: Tensor
     part: Callable[[Tensor], Tensor] | None = None
 
+    def line(self, values: Tensor) -> Tensor:
+        """``values``, shaped as the parameter, summed over all axes but this one [its length]."""
+        dims = [dim for dim in range(values.dim()) if dim != self.axis]
+        return (values.sum(dims) if dims else values).reshape(-1).float()
+
 
 class Elements:
     """The flat index of the elements of ``groups``.
@@ -104,17 +109,15 @@ class Elements:
             self._moved[key] = site.index.to(device)
         return self._moved[key]
 
-    def gate(self, total: Tensor, site: Site, parameter: Tensor, gradient: Tensor) -> None:
-        """Add the derivative by a factor of each element, parameter x gradient summed over it, to ``total`` [n+1]."""
-        mine = parameter.detach() if site.part is None else site.part(parameter)
-        self.add(total, site, mine * gradient)
-
-    def add(self, total: Tensor, site: Site, values: Tensor) -> None:
-        """Sum ``values`` (shaped as the parameter) over all but the site's axis and add them to ``total``
-        [n+1]."""
-        dims = [dim for dim in range(values.dim()) if dim != site.axis]
-        line = (values.sum(dims) if dims else values).reshape(-1)
-        total.index_add_(0, self.on(site, total.device), line.to(total.dtype))
+    def sums(self, lines: Iterable[tuple[Site, Tensor]], device: torch.device) -> Tensor:
+        """Sites' lines [length of the axis] summed by element [n+1]; the last entry is of what nobody owns."""
+        total = torch.zeros(self.n + 1, device=device)
+        known = [(self.on(site, device), line) for site, line in lines]
+        if not known:
+            return total
+        # once for all sites: on a GPU as many small additions would cost more than the step they belong to
+        places, values = zip(*known)
+        return total.index_add_(0, torch.cat(places), torch.cat(values))
 
     def scale(self, site: Site, parameter: Tensor, factor: Tensor) -> None:
         """Multiply the parameter's slices in place by their elements' factors [n+1] (last entry 1)."""

@@ -21,17 +21,18 @@ class Score:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Iterable[Any], device: torch.device | str = "cpu", reduce: Any = None) -> Score:
-    """Top-1 accuracy of a classifier over batches of (images [N, C, H, W], labels [N]), in evaluation mode.
+def evaluate(model: nn.Module, loader: Iterable[Any], reduce: Any = None) -> Score:
+    """Top-1 accuracy of a classifier over batches of (images [N, C, H, W], labels [N]), in evaluation mode, on the
+    model's own device.
 
     Args:
         model: gives logits [N, classes].
         loader: batches.
-        device: where the model is.
         reduce: sums a tensor over all processes, where the loader gives each its share.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
+    device = next((parameter.device for parameter in model.parameters()), None)
     total = torch.zeros(3, dtype=torch.float64, device=device)
     try:
         for images, labels in loader:

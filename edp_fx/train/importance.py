@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
 from edp_fx.errors import EdpError
-from edp_fx.train.elements import Elements
+from edp_fx.train.elements import Elements, Site
 
 
 @dataclass
@@ -80,19 +80,15 @@ class Taylor(Importance):
 
     def accumulate(self, context: Context) -> None:
         """Add this step's squared gate gradients."""
-        elements = context.elements
-        step: Tensor | None = None
-        for site in elements.gates:
+        lines = []
+        for site in context.elements.gates:
             parameter = context.parameters[site.parameter]
-            if parameter.grad is None:
-                continue
-            if step is None:
-                step = torch.zeros(elements.n + 1, device=parameter.device, dtype=torch.float32)
-            elements.gate(step, site, parameter, parameter.grad)
-        if step is None:
-            return
-        step.square_()
-        self.total = step if self.total is None else self.total.to(step.device).add_(step)
+            if parameter.grad is not None:
+                mine = parameter.detach() if site.part is None else site.part(parameter)
+                lines.append((site, site.line(mine * parameter.grad)))
+        if lines:
+            step = context.elements.sums(lines, lines[0][1].device).square_()
+            self.total = step if self.total is None else self.total.to(step.device).add_(step)
 
     def scores(self, context: Context) -> Tensor:
         """The accumulated squares; all alike where no gradient was seen yet."""
@@ -126,20 +122,21 @@ class Singular(Importance):
 def _two_sided(context: Context, gains: Mapping[str, Tensor]) -> Tensor:
     elements = context.elements
     device = next(iter(context.parameters.values())).device
-    sides = {role: torch.zeros(elements.n + 1, device=device) for role in ("consumer", "producer")}
-    seen = {role: torch.zeros(elements.n + 1, device=device) for role in sides}
-    for site in elements.sites:
-        parameter = context.parameters[site.parameter].detach()
-        if site.role not in sides or parameter.dim() < 2:
-            continue
-        if site.role == "consumer" and site.parameter in gains:
-            gain = gains[site.parameter].to(device)
-            parameter = parameter * gain.view([-1] + [1] * (parameter.dim() - 1))
-        elements.add(sides[site.role], site, parameter.square())
-        index = elements.on(site, device)
-        seen[site.role].index_add_(0, index, torch.ones(len(index), device=device))
-    # a side without weight matrices counts as 1
-    means = [torch.where(seen[role] > 0, sides[role] / seen[role].clamp_min(1), 1.0) for role in sides]
+    means = []
+    for role in ("consumer", "producer"):
+        energies: list[tuple[Site, Tensor]] = []
+        for site in elements.sites:
+            parameter = context.parameters[site.parameter].detach()
+            if site.role != role or parameter.dim() < 2:
+                continue
+            if role == "consumer" and site.parameter in gains:
+                gain = gains[site.parameter].to(device)
+                parameter = parameter * gain.view([-1] + [1] * (parameter.dim() - 1))
+            energies.append((site, site.line(parameter.square())))
+        total = elements.sums(energies, device)
+        seen = elements.sums([(site, torch.ones_like(line)) for site, line in energies], device)
+        # a side without weight matrices counts as 1
+        means.append(torch.where(seen > 0, total / seen.clamp_min(1), 1.0))
     return (means[0] * means[1])[:-1]
 
 

@@ -56,14 +56,11 @@ class Proximal:
     def step(self, parameters: Mapping[str, nn.Parameter], lr: float) -> Tensor:
         """Shrink every group by its threshold; returns the norms after it [n]."""
         device = next(iter(parameters.values())).device
-        squares = torch.zeros(self.elements.n + 1, device=device)
+        weights = [(site, parameters[site.parameter]) for site in self.sites]
         if self.size is None:
-            self.size = torch.zeros(self.elements.n + 1, device=device)
-            for site in self.sites:
-                self.elements.add(self.size, site, torch.ones_like(parameters[site.parameter]))
-        for site in self.sites:
-            self.elements.add(squares, site, parameters[site.parameter].square())
-        norms = squares.sqrt()
+            sizes = [(site, site.line(torch.ones_like(weight))) for site, weight in weights]
+            self.size = self.elements.sums(sizes, device)
+        norms = self.elements.sums([(site, site.line(weight.square())) for site, weight in weights], device).sqrt()
         threshold = lr * self.strength.to(device) * self.size.sqrt()
         factor = (1 - threshold / norms.clamp_min(1e-12)).clamp_min(0.0)
         factor[-1] = 1.0

@@ -14,6 +14,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from edp_fx.errors import TrainingError
 from edp_fx.train.optimizer import parameter_groups
 
+PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # what multiplies in training
 OPTIMIZERS = {"adamw": (2e-3, 0.05), "sgd": (0.1, 5e-4)}  # default learning rate and weight decay
 
 
@@ -54,6 +55,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise TrainingError(f"optimizer {self.optimizer!r}: unknown; take one of {', '.join(OPTIMIZERS)}")
+        if self.precision not in PRECISIONS:
+            raise TrainingError(f"precision {self.precision!r}: unknown; take one of {', '.join(PRECISIONS)}")
         if self.epochs < 0 or self.accumulate < 1:
             raise TrainingError("epochs must not be negative and accumulate at least 1")
 

@@ -85,11 +85,13 @@ class Modes:
 
 @torch.no_grad()
 def outputs(model: nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
-    """All tensors the model gives for ``inputs`` in evaluation mode; the mode is put back."""
+    """All tensors the model gives for ``inputs`` in evaluation mode, in whole float32; the mode is put back."""
     modes = Modes(model)
     model.eval()
     try:
-        result = model(*inputs)
+        # a GPU's convolutions round to TF32 by themselves, each width of layer by other kernels
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+            result = model(*inputs)
     finally:
         modes.restore(model)
     return [leaf.detach().float() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]

@@ -14,10 +14,11 @@ from torch import Tensor, fx, nn
 
 from edp_fx.errors import TrainingError
 from edp_fx.train.compressor import Compressor
+from edp_fx.train.deterministic import deterministic
 from edp_fx.train.evaluate import Score, evaluate
 from edp_fx.train.metrics import MetricsLog
 from edp_fx.train.progress import Silent, Watcher
-from edp_fx.train.recipe import Recipe, plain, seed_everything
+from edp_fx.train.recipe import PRECISIONS, Recipe, plain, seed_everything
 from edp_fx.train.state import load_state, save_state
 
 CHECK_EVERY = 20  # steps between looks at the loss on a device where looking waits for it
@@ -65,9 +66,9 @@ class Trainer:
         from accelerate import Accelerator, DataLoaderConfiguration
 
         self.recipe = recipe
+        # mixed precision is torch's own here: Accelerate allows a process only one
         self.accelerator = Accelerator(
-            mixed_precision=recipe.precision,
-            dataloader_config=DataLoaderConfiguration(split_batches=True),
+            mixed_precision="no", dataloader_config=DataLoaderConfiguration(split_batches=True)
         )
         self.device = self.accelerator.device
         self.main = self.accelerator.is_main_process
@@ -81,7 +82,7 @@ class Trainer:
         self.compressor = make_compressor(self.gm, self.optimizer, self.total_steps) if make_compressor else None
         if self.compressor is not None:
             self.gm = self.compressor.gm
-        self.stepper = self.accelerator.prepare_optimizer(self.optimizer)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.teacher = teacher.to(self.device).eval() if teacher is not None else None
         self.average = self._make_average()
         self.directory = directory
@@ -143,7 +144,8 @@ class Trainer:
         try:
             for epoch in range(self.epoch, self.recipe.epochs):
                 started = time.perf_counter()
-                loss = self._one_epoch(epoch, log)
+                with deterministic():
+                    loss = self._one_epoch(epoch, log)
                 seconds.append(time.perf_counter() - started)
                 score = self._judge()
                 self.epoch = epoch + 1
@@ -223,26 +225,28 @@ class Trainer:
 
         hold = getattr(self.model, "no_sync", None)
         with nullcontext() if synchronise or hold is None else hold():
-            with self.accelerator.autocast():
+            dtype = PRECISIONS[self.recipe.precision]
+            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
                 logits = self.model(images)
                 teacher_logits = None
                 if self.teacher is not None:
                     with torch.no_grad():
                         teacher_logits = self.teacher(images).float()
                 loss = self.recipe.loss(logits.float(), labels, teacher_logits)
-            self.accelerator.backward(loss / group)
+            self.scaler.scale(loss / group).backward()
         return loss.detach()
 
     def _optimizer_step(self) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr()
         if self.recipe.clip_grad:
-            self.accelerator.unscale_gradients(self.stepper)
+            self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.gm.parameters(), self.recipe.clip_grad)
-        self.stepper.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.step += 1
         changed = self.compressor.step() if self.compressor is not None else False
-        self.stepper.zero_grad()
+        self.optimizer.zero_grad()
         if changed and self.compressor is not None:
             self.gm = self.compressor.gm
             self.model = self._wrapped()
@@ -256,7 +260,7 @@ class Trainer:
         if self.val_loader is None:
             return None
         model = self.average.module if self.average is not None else self.gm
-        score = evaluate(model, self.val_loader, self.device) if self.main else None
+        score = evaluate(model, self.val_loader) if self.main else None
         self.accelerator.wait_for_everyone()
         return score
 
@@ -301,7 +305,7 @@ class Trainer:
                     "optimizer": self.optimizer.state_dict(),
                     "compressor": self.compressor.state_dict() if self.compressor is not None else None,
                     "average": self.average.module.state_dict() if self.average is not None else None,
-                    "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+                    "scaler": self.scaler.state_dict(),
                 },
                 self.checkpoint,
             )
@@ -322,8 +326,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
-        if self.accelerator.scaler and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         self.epoch = int(state["progress"]["epoch"])
         self.step = int(state["progress"]["step"])
         self.model = self._wrapped()
