@@ -16,7 +16,12 @@ from edp_fx.files import whole
 
 
 def main(
-    description: str, models: str, columns: tuple[str, ...], measure: Callable[[str, int], dict[str, object]], out: str
+    description: str,
+    models: str,
+    columns: tuple[str, ...],
+    measure: Callable[[str, int], dict[str, object]],
+    out: str,
+    repeats: int = 3,
 ) -> list[dict[str, str]]:
     """The command line of such a script: measure on one thread what the file lacks, and give all its rows.
 
@@ -26,10 +31,11 @@ def main(
         columns: of the file; ``model`` is one.
         measure: the row of a network, from its name and the number of repeats.
         out: the file, where none is given.
+        repeats: likewise.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--models", default=models)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=repeats)
     parser.add_argument("--out", type=Path, default=Path(out))
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import document
+from benchmarks.compression.jobs import runner
 from benchmarks.compression.methods import METHODS
 from benchmarks.compression.plan import best_peer, plan
 from benchmarks.compression.results import Results, only_one
@@ -88,3 +89,14 @@ def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
     assert "90.00 ± 0.00" in page
     assert "| resnet50 | 200     | 0.9" in page
     assert (tmp_path / "plots" / "compression.svg").exists()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_fails_does_not_take_the_others_with_it(jobs):
+    setting = Setting(epochs=1, train_images=256, test_images=500)
+    tasks = [Task("resnet20", "edp-budget", 1e-4, 0), Task("resnet20", "thin", 0.3, 0)]
+    with runner(setting, jobs) as ended:
+        rows = dict(ended(tasks))
+    assert "cannot be reached" in str(rows[tasks[0]])
+    assert 0.29 <= rows[tasks[1]]["macs_ratio"] <= 0.3
+    assert (rows[tasks[1]]["latency_ms"] is None) == (jobs > 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from edp_fx.cli import main
 from edp_fx.errors import LoweringError
 from edp_fx.inputs import randomize_
 from edp_fx.lowering import accuracy, stages, tensorrt
+from edp_fx.lowering import engine as engine_module
 from edp_fx.lowering.plan import inspected_layers, parse_plan
 from edp_fx.lowering.profile import Range
 from edp_fx.lowering.sidecar import encode, sidecar_path
@@ -385,6 +387,28 @@ def test_int8_calibrates_on_a_data_set_from_the_command_line(
     assert "QuantizeLinear" in {node.op_type for node in onnx.load(out).graph.node}
 
 
+@pytest.mark.parametrize(
+    ("capability", "reason"),
+    [
+        ((9, 0), r"does not run on some GPU \(compute capability 9\.0\); use --target tensorrt"),
+        ((8, 6), "lower the model again"),
+    ],
+)
+def test_why_rtx_refuses_an_engine(monkeypatch, capability: tuple[int, int], reason: str) -> None:
+    import tensorrt_rtx
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some GPU")
+    assert re.search(reason, engine_module._refusal(tensorrt_rtx, "tensorrt-rtx"))
+
+
+def rtx_runs_here() -> bool:
+    """Whether TensorRT-RTX has kernels for the GPU of this machine."""
+    import tensorrt_rtx
+
+    return "SM{}{}".format(*torch.cuda.get_device_capability()) in tensorrt_rtx.ComputeCapability.__members__
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
@@ -404,6 +428,10 @@ def test_engine_on_a_gpu_computes_what_torch_computes(
         batch=(1, 4, 16),
         calibration_loader=loader,
     )
+    if target == "tensorrt-rtx" and not rtx_runs_here():
+        with pytest.raises(LoweringError, match=r"TensorRT-RTX does not run on .*; use --target tensorrt"):
+            edp_fx.lower.load_engine(path, cuda_graph=cuda_graph)
+        return
     engine = edp_fx.lower.load_engine(path, cuda_graph=cuda_graph)
     for rows in (1, 3, 16, 3):  # back to an earlier shape: a captured graph is replayed
         x = torch.randn(rows, 3, 32, 32, generator=generator)

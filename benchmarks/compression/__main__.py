@@ -30,26 +30,28 @@ def main() -> int:
     options = parser.parse_args()
     out = options.out or (QUICK if options.quick else COMMITTED)
     setting = Setting(2, 256, 500) if options.quick else Setting()
+    failed = False
     try:
         with only_one(out):
             if options.quick:
                 out.write_text("")
             results = Results(out)
-            with runner(setting, options.jobs) as finished:
+            with runner(setting, options.jobs) as ended:
                 for tasks in [quick()] if options.quick else plan(results.rows):
-                    for task, row in finished([task for task in tasks if task not in results.rows]):
+                    for task, row in ended([task for task in tasks if task not in results.rows]):
+                        name = f"{task.network} {task.method} to {task.target:g}, seed {task.seed}"
+                        if isinstance(row, Exception):
+                            failed = True
+                            print(f"{name}: {type(row).__name__}: {row}", file=sys.stderr, flush=True)
+                            continue
                         results.add(task, row)
-                        print(
-                            f"{task.network} {task.method} to {task.target:g}, seed {task.seed}: "
-                            f"MACs {row['macs_ratio']:.3f}, accuracy {row['accuracy']:.4f}",
-                            flush=True,
-                        )
+                        print(f"{name}: MACs {row['macs_ratio']:.3f}, accuracy {row['accuracy']:.4f}", flush=True)
     except EdpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     lines = [[row[key] for key in SHOWN] for row in results.rows.values()]
     print(tabulate(lines, headers=SHOWN, floatfmt=".4g"))
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -13,45 +13,45 @@ import torch
 from benchmarks.compression.results import run
 from benchmarks.compression.trial import Images, Setting, Task
 
-Row = dict[str, Any]
-Finished = Callable[[Iterable[Task]], Iterator[tuple[Task, Row]]]
+Ended = tuple[Task, dict[str, Any] | Exception]
+Runner = Callable[[Iterable[Task]], Iterator[Ended]]
 
 
 @contextmanager
-def runner(setting: Setting, jobs: int) -> Iterator[Finished]:
-    """A function that gives each of some tasks with its row, in the order in which they end.
+def runner(setting: Setting, jobs: int) -> Iterator[Runner]:
+    """A function that gives each of some tasks with its row, or with why it has none, in the order in which they end.
 
-    Above one job each has a process with one thread, and latency is not measured. Where some fail the others are
-    finished first; then the first failure is raised.
+    Above one job each has a process with one thread, and latency is not measured: they share the processor.
     """
     if jobs == 1:
         images = Images.load(setting)
-        yield lambda tasks: ((task, run(task, setting, images)) for task in tasks)
+        yield lambda tasks: ((task, _row(task, setting, images)) for task in tasks)
         return
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_start, initargs=(setting,)) as pool:
 
-        def finished(tasks: Iterable[Task]) -> Iterator[tuple[Task, Row]]:
-            futures = {pool.submit(_one, task): task for task in tasks}
-            failures = []
-            for future in as_completed(futures):
-                if (failure := future.exception()) is None:
-                    yield futures[future], future.result()
-                else:
-                    print(f"{futures[future]}: {failure}", flush=True)
-                    failures.append(failure)
-            if failures:
-                raise failures[0]
+        def ended(tasks: Iterable[Task]) -> Iterator[Ended]:
+            futures = {pool.submit(_of_process, task): task for task in tasks}
+            return ((futures[future], future.result()) for future in as_completed(futures))
 
-        yield finished
+        yield ended
 
 
-_of_process: dict[str, Any] = {}
+def _row(task: Task, setting: Setting, images: Images) -> dict[str, Any] | Exception:
+    """A run that fails, on whatever library, must not take the others with it."""
+    try:
+        return run(task, setting, images)
+    except Exception as error:
+        return error
+
+
+_shared: dict[str, Any] = {}
 
 
 def _start(setting: Setting) -> None:
     torch.set_num_threads(1)
-    _of_process.update(setting=setting, images=Images.load(setting))
+    _shared.update(setting=setting, images=Images.load(setting))
 
 
-def _one(task: Task) -> Row:
-    return run(task, _of_process["setting"], _of_process["images"]) | {"latency_ms": None}
+def _of_process(task: Task) -> dict[str, Any] | Exception:
+    row = _row(task, **_shared)
+    return row if isinstance(row, Exception) else row | {"latency_ms": None}

@@ -64,6 +64,7 @@ def compress(
     ema: Annotated[float, typer.Option(help="Decay of the averaged weights kept as the result; 0: none.")] = 0.0,
     accumulate: Annotated[int, typer.Option(help="Batches per optimiser step.", min=1)] = 1,
     mixed_precision: Annotated[str, typer.Option(help="no | bf16 | fp16, of training")] = "no",
+    deterministic: Annotated[bool, typer.Option(help="The same seed gives the same bits on a GPU; slower.")] = True,
     workers: Annotated[int, typer.Option(help="Processes that read image files.", min=0)] = 0,
     target: Annotated[
         str | None, typer.Option(help="tensorrt-rtx | tensorrt | onnxruntime | onnx; by the machine.")
@@ -100,6 +101,7 @@ def compress(
             precision=mixed_precision,
             ema=ema,
             seed=seed,
+            deterministic=deterministic,
         ),
         baseline=baseline,
         img_size=img_size,

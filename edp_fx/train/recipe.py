@@ -36,6 +36,8 @@ class Recipe:
         temperature: of the distillation.
         ema: decay of the exponential moving average that is kept as the result; 0 for none.
         seed: of the order of images, augmentation, dropout.
+        deterministic: the same seed gives the same bits on a GPU, too, in steps that take up to a quarter longer
+            (docs/benchmarks.md). Without it only a processor's runs repeat.
     """
 
     epochs: int
@@ -51,6 +53,7 @@ class Recipe:
     temperature: float = 2.0
     ema: float = 0.0
     seed: int = 0
+    deterministic: bool = True
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:

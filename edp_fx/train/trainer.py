@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ class Trainer:
         try:
             for epoch in range(self.epoch, self.recipe.epochs):
                 started = time.perf_counter()
-                with deterministic():
+                with deterministic() if self.recipe.deterministic else nullcontext():
                     loss = self._one_epoch(epoch, log)
                 seconds.append(time.perf_counter() - started)
                 score = self._judge()
@@ -221,8 +222,6 @@ class Trainer:
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
     def _forward_backward(self, images: Tensor, labels: Tensor, group: int, synchronise: bool) -> Tensor:
-        from contextlib import nullcontext
-
         hold = getattr(self.model, "no_sync", None)
         with nullcontext() if synchronise or hold is None else hold():
             dtype = PRECISIONS[self.recipe.precision]
