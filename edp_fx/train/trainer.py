@@ -67,10 +67,8 @@ class Trainer:
         from accelerate import Accelerator, DataLoaderConfiguration
 
         self.recipe = recipe
-        # mixed precision is torch's own here: Accelerate allows a process only one
-        self.accelerator = Accelerator(
-            mixed_precision="no", dataloader_config=DataLoaderConfiguration(split_batches=True)
-        )
+        # not told the precision, of which it allows a process only one: torch's own autocast is used below
+        self.accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=True))
         self.device = self.accelerator.device
         self.main = self.accelerator.is_main_process
         self.source = train_loader
