@@ -84,6 +84,8 @@ def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
                 tracer = ModuleTracer(inputs, force_opaque=forced, mode=tracer.mode)
                 graph = _run(tracer, model)
     for node in graph.nodes:
+        if isinstance(node.type, str):  # an annotation not looked up, which torch 2.11 cannot pickle
+            node.type = None
         if node.op == "output":
             node.meta["val"] = fx.node.map_arg(node.args[0], lambda n: n.meta["val"])
         else:
