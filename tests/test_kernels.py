@@ -26,7 +26,7 @@ def test_the_part_of_one_kernel_per_channel_is_nearly_the_nearest(shape: tuple[i
     weight = torch.randn(shape)
     kernel, mixing = one_kernel(weight)
     assert kernel.shape == (shape[1], 1, *shape[2:]) and mixing.shape == (*shape[:2], *(1 for _ in shape[2:]))
-    rest = beyond_one_kernel(weight)
+    (rest,) = beyond_one_kernel([weight])
     assert torch.allclose(weight - rest, mixing * kernel.squeeze(1), atol=1e-6)
     singular = torch.linalg.svdvals(weight.flatten(2).transpose(0, 1))
     least = singular[:, 1:].square().sum(1)  # Eckart and Young
@@ -34,10 +34,16 @@ def test_the_part_of_one_kernel_per_channel_is_nearly_the_nearest(shape: tuple[i
     assert (found >= least * (1 - 1e-4)).all() and found.sum() <= 1.02 * least.sum()
 
 
+def test_the_parts_of_many_weights_are_those_of_each() -> None:
+    weights = [torch.randn(shape) for shape in [(16, 8, 3, 3), (6, 5, 7), (4, 12, 5, 5), (8, 3, 3, 3), (4, 2, 9)]]
+    for weight, rest in zip(weights, beyond_one_kernel(weights), strict=True):
+        assert torch.allclose(rest, beyond_one_kernel([weight])[0], atol=1e-6)
+
+
 def test_a_weight_of_one_kernel_per_channel_has_nothing_beyond() -> None:
     weight = torch.randn(6, 4, 1, 1) * torch.randn(4, 3, 3)
-    assert beyond_one_kernel(weight).abs().max() < 1e-6
-    assert beyond_one_kernel(torch.zeros(6, 4, 3, 3)).abs().max() == 0
+    assert beyond_one_kernel([weight])[0].abs().max() < 1e-6
+    assert beyond_one_kernel([torch.zeros(6, 4, 3, 3)])[0].abs().max() == 0
 
 
 class Layers(nn.Module):
@@ -89,7 +95,7 @@ def test_separating_is_exact_where_one_kernel_is_all(
     with torch.no_grad():
         dense = gm(x)
         for layer in layers:
-            parameters[layer.parameter].sub_(beyond_one_kernel(parameters[layer.parameter]))
+            parameters[layer.parameter].sub_(beyond_one_kernel([parameters[layer.parameter]])[0])
         expected = gm(x)
         assert (expected - dense).std() > 0.1 * dense.std()  # else the rest would show nothing
         SeparateConvs(layers)(gm)

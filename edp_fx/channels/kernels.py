@@ -9,6 +9,7 @@ over all input channels; at its price of c·(k² + n) a position all channels ca
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -73,27 +74,44 @@ def _eligible(layer: nn.Module) -> bool:
     return layer.groups == 1 and weight.shape[1] > 1 and weight[0, 0].numel() > 1
 
 
-def _directions(weight: Tensor) -> Tensor:
-    """The unit kernel [c, k…] that explains most of each input channel's slices of ``weight`` [n, c, k…]."""
-    slices = weight.detach().flatten(2).transpose(0, 1).float()
-    power = slices.mT @ slices
+def _directions(weights: Sequence[Tensor]) -> list[Tensor]:
+    """For each weight [n, c, k…] the unit kernels [c, k…] that explain most of each input channel's slices of it."""
+    grams = []
+    for weight in weights:
+        slices = weight.detach().flatten(2).transpose(0, 1).float()
+        grams.append(slices.mT @ slices)
+    # kernels of one size together: layer by layer, the many small operations would take longer than the network itself
+    found: list[Tensor] = list(weights)
+    for taps in dict.fromkeys(gram.shape[-1] for gram in grams):
+        alike = [number for number, gram in enumerate(grams) if gram.shape[-1] == taps]
+        kernels = _first_directions(torch.cat([grams[number] for number in alike]))
+        for number, kernel in zip(alike, kernels.split([len(grams[number]) for number in alike]), strict=True):
+            weight = weights[number]
+            found[number] = kernel.view(weight.shape[1], *weight.shape[2:]).to(weight.dtype)
+    return found
+
+
+def _first_directions(power: Tensor) -> Tensor:
+    """Of Gram matrices [c, k, k] their first eigenvectors [c, k], nearly."""
     for _ in range(_SQUARINGS):
         power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-30)[:, None, None]
         power = power @ power
     column = power.diagonal(dim1=-2, dim2=-1).argmax(-1)
     kernel = power[torch.arange(len(power), device=power.device), column]
-    kernel = kernel / kernel.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-    return kernel.view(weight.shape[1], *weight.shape[2:]).to(weight.dtype)
+    return kernel / kernel.norm(dim=-1, keepdim=True).clamp_min(1e-30)
 
 
 def one_kernel(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Depthwise kernels [c, 1, k…] and pointwise weight [n, c, 1…] whose product is nearest to ``weight``."""
-    kernel = _directions(weight)
-    dims = tuple(range(2, weight.dim()))
-    return kernel.unsqueeze(1), (weight.detach() * kernel).sum(dims, keepdim=True)
+    (kernel,) = _directions([weight])
+    return kernel.unsqueeze(1), _along(weight, kernel)
 
 
-def beyond_one_kernel(weight: Tensor) -> Tensor:
-    """``weight`` less its part of one kernel per input channel, of the same shape."""
-    kernel, pointwise = one_kernel(weight)
-    return weight.detach() - pointwise * kernel.squeeze(1)
+def beyond_one_kernel(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Each weight less its part of one kernel per input channel, of the same shape."""
+    kernels = _directions(weights)
+    return [weight.detach() - _along(weight, kernel) * kernel for weight, kernel in zip(weights, kernels, strict=True)]
+
+
+def _along(weight: Tensor, kernel: Tensor) -> Tensor:
+    return (weight.detach() * kernel).sum(tuple(range(2, weight.dim())), keepdim=True)

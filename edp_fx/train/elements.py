@@ -25,23 +25,33 @@ if TYPE_CHECKING:
 Keep = dict[int, NDArray[np.bool_]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Site:
     """One axis of one parameter: ``index[i]`` is the element that owns index i, or n where none does.
 
-    Axis None: ``index`` has length 1, and its element owns what ``part`` gives of the parameter.
+    Axis None: ``index`` has length 1, and its element owns what ``part`` gives of the parameter (of many at once).
     """
 
     parameter: str
     axis: int | None
     role: str
     index: Tensor
-    part: Callable[[Tensor], Tensor] | None = None
+    part: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
 
     def line(self, values: Tensor) -> Tensor:
         """``values``, shaped as the parameter, summed over all axes but this one [its length]."""
         dims = [dim for dim in range(values.dim()) if dim != self.axis]
         return (values.sum(dims) if dims else values).reshape(-1).float()
+
+
+def owned(sites: Sequence[Site], parameters: Mapping[str, Tensor]) -> list[Tensor]:
+    """What the elements of each site own of its parameter, shaped as this."""
+    values = [parameters[site.parameter].detach() for site in sites]
+    for part in dict.fromkeys(site.part for site in sites if site.part is not None):
+        mine = [number for number, site in enumerate(sites) if site.part is part]
+        for number, value in zip(mine, part([values[number] for number in mine]), strict=True):
+            values[number] = value
+    return values
 
 
 class Elements:
@@ -128,7 +138,7 @@ class Elements:
         if site.part is None:
             parameter.mul_(line)
         else:
-            parameter.add_(site.part(parameter) * (line - 1))
+            parameter.add_(site.part([parameter])[0] * (line - 1))
 
     def split(self, flat: NDArray[np.bool_]) -> Keep:
         """A flat mask [n] as the mapping from group id to that group's mask."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
 from edp_fx.errors import EdpError
-from edp_fx.train.elements import Elements, Site
+from edp_fx.train.elements import Elements, Site, owned
 
 
 @dataclass
@@ -80,15 +80,15 @@ class Taylor(Importance):
 
     def accumulate(self, context: Context) -> None:
         """Add this step's squared gate gradients."""
-        lines = []
-        for site in context.elements.gates:
-            parameter = context.parameters[site.parameter]
-            if parameter.grad is not None:
-                mine = parameter.detach() if site.part is None else site.part(parameter)
-                lines.append((site, site.line(mine * parameter.grad)))
-        if lines:
-            step = context.elements.sums(lines, lines[0][1].device).square_()
-            self.total = step if self.total is None else self.total.to(step.device).add_(step)
+        elements = context.elements
+        gradients = ((site, context.parameters[site.parameter].grad) for site in elements.gates)
+        gates = {site: gradient for site, gradient in gradients if gradient is not None}
+        if not gates:
+            return
+        values = zip(gates.items(), owned(list(gates), context.parameters), strict=True)
+        lines = [(site, site.line(value * gradient)) for (site, gradient), value in values]
+        step = elements.sums(lines, lines[0][1].device).square_()
+        self.total = step if self.total is None else self.total.to(step.device).add_(step)
 
     def scores(self, context: Context) -> Tensor:
         """The accumulated squares; all alike where no gradient was seen yet."""
