@@ -2,8 +2,8 @@
 
     python -m benchmarks.deterministic [--models resnet50,…] [--out FILE.csv]
 
-For each network at 224 pixels, bf16 autocast, channels last, SGD: steps under :func:`edp_fx.train.deterministic` and
-plain ones in turns in one process; medians, in milliseconds of the wall clock, of as many as ``--repeats`` says. Rows
+For each network at 224 pixels, bf16 autocast, channels last, SGD: steps as ``Recipe.deterministic`` makes them, and
+plain ones, in turns in one process; medians, in milliseconds of the wall clock, of as many as ``--repeats`` says. Rows
 in the file are kept, so the script goes on where it stopped.
 """
 

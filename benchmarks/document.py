@@ -112,9 +112,8 @@ def _lines(rows: list[Row]) -> Iterator[Row]:
 
 def _line(method: str, removing: tuple[float, ...], rows: list[Row]) -> Row:
     def mean(key: str, digits: int = 3, scale: float = 1.0) -> str:
-        if rows[0][key] is None:  # latency, where several runs shared a machine
-            return ""
-        return f"{scale * statistics.mean(row[key] for row in rows):.{digits}f}"
+        known = [row[key] for row in rows if row[key] is not None]  # no latency where several runs shared a machine
+        return f"{scale * statistics.mean(known):.{digits}f}" if known else ""
 
     accuracy = mean("accuracy", 2, 100)
     if len(rows) > 1:
@@ -230,9 +229,10 @@ def engines(path: Path) -> str:
     return f"## TensorRT-RTX engines\n\n{built} of {len(rows)} build: [{path.with_suffix('.md').name}]({page}).\n"
 
 
-def plain_table(title: str, command: str) -> Callable[[Path], str]:
+def plain_table(title: str, command: str, note: str = "") -> Callable[[Path], str]:
     """A section that shows a file of results as it is."""
-    return lambda path: f"## {title}\n\n`{command}`\n\n{markdown(read(path))}\n"
+    heading = f"## {title}\n\n`{command}`" + (f". {note}" if note else "")
+    return lambda path: f"{heading}\n\n{markdown(read(path))}\n"
 
 
 SECTIONS: dict[str, Callable[[Path], str]] = {
@@ -243,7 +243,9 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "analysis.csv": analysis,
     "structural_pruning.jsonl": structural,
     "deterministic.csv": plain_table(
-        "The same bits from the same seed on a GPU: a training step", "python -m benchmarks.deterministic"
+        "The same bits from the same seed on a GPU: a training step",
+        "python -m benchmarks.deterministic",
+        "In these rows cuBLAS was told too late to be deterministic, too: they are the price of all the rest.",
     ),
     "exactness.csv": plain_table("What removing dead channels changes", "python -m benchmarks.exactness"),
     "engines.csv": engines,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -36,10 +37,15 @@ def normalize(example_inputs: Any, model: nn.Module | None = None) -> tuple[Tens
             )
     if not inputs:
         raise ModelError("example inputs are empty; give at least one tensor")
-    home = next(model.parameters(), None) if model is not None else None
-    if home is None or home.is_meta:
+    home = device_of(model) if model is not None else None
+    if home is None or home.type == "meta":
         return inputs
-    return tuple(one if one.is_meta else one.to(home.device) for one in inputs)
+    return tuple(one if one.is_meta else one.to(home) for one in inputs)
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """Where the model's first tensor is; None where it has none."""
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
 
 
 def snapshot(module: nn.Module) -> Callable[[], None]:

@@ -18,6 +18,7 @@ from edp_fx.cli import main
 from edp_fx.data import ArrayDataset, make_loader
 from edp_fx.inputs import randomize_
 from edp_fx.train import Budget, Compressor, Recipe, evaluate
+from edp_fx.train.structure import whole_float32
 
 pytestmark = pytest.mark.gpu
 SIDE = 32
@@ -59,18 +60,12 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return float((a - b).abs().max()) <= 1e-4 * float(b.abs().max())
 
 
-@pytest.fixture(autouse=True)
-def _whole_float32():
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_graph_traced_on_the_processor_moves_to_the_gpu_and_one_traced_there_back(name):
     side = 256 if name.endswith("256") else 224
     x = torch.randn(2, 3, side, side)
     model = make(name).eval()
-    with torch.no_grad():
+    with torch.no_grad(), whole_float32():
         want = model(x)
         moved = edp_fx.insert(edp_fx.trace(model, x)).eval().cuda()
         assert close(moved(x.cuda()).cpu(), want)
@@ -92,7 +87,7 @@ def test_a_run_ends_on_the_gpu_within_its_budget_and_goes_on_from_there(tmp_path
     assert evaluate(compact, loader()).accuracy >= 0.9
     # inputs may lie on the processor in all that follows
     compact.eval()
-    with torch.no_grad():
+    with torch.no_grad(), whole_float32():
         want = compact(INPUTS.cuda()).cpu()
         again = edp_fx.prune_and_merge(compact, INPUTS)
         assert close(again(INPUTS.cuda()).cpu(), want)

@@ -196,9 +196,9 @@ def test_a_compiled_network_follows_the_changes_of_shape(loaders):
     assert changed
 
 
-def final_state(loaders, directory, epochs=4, stop_after=None, ema=0.0):
+def final_state(loaders, directory, epochs=4, stop_after=None, **options):
     train, test = loaders()
-    recipe = Recipe(epochs=epochs, ema=ema, seed=3)
+    recipe = Recipe(epochs=epochs, seed=3, **options)
     gm = edp_fx.insert(edp_fx.trace(make_net(), INPUTS))
 
     def make(graph, optimizer, total):
@@ -228,12 +228,12 @@ def test_resuming_with_another_budget_is_refused(loaders, tmp_path):
         edp_fx.compress(make_net(), train, epochs=2, macs=0.4, directory=tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_interrupted_runs_resume_bit_for_bit(loaders, tmp_path, ema):
-    expected = final_state(loaders, tmp_path / "whole", ema=ema)
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"precision": "fp16"}])
+def test_interrupted_runs_resume_bit_for_bit(loaders, tmp_path, options):
+    expected = final_state(loaders, tmp_path / "whole", **options)
     for stop_after in (3, 11, 5):  # within the first epoch; in the second; in the third, after resuming
-        final_state(loaders, tmp_path / "parts", stop_after=stop_after, ema=ema)
-    resumed = final_state(loaders, tmp_path / "parts", ema=ema)
+        final_state(loaders, tmp_path / "parts", stop_after=stop_after, **options)
+    resumed = final_state(loaders, tmp_path / "parts", **options)
     assert resumed.keys() == expected.keys()
     assert all(torch.equal(resumed[key], expected[key]) for key in expected)
     steps = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
@@ -261,12 +261,12 @@ def test_gradient_accumulation_makes_the_steps_of_larger_batches(loaders):
 
 
 def test_runs_of_one_process_may_differ_in_precision(loaders):
-    shares = [
-        share_of(edp_fx.compress(make_net(), loaders()[0], macs=0.5, recipe=Recipe(epochs=1, precision=precision)))
-        for precision in ("no", "bf16", "no")
-    ]
-    assert all(share <= 0.5 for share in shares)
-    assert shares[0] == shares[2]
+    for precision, dtype in (("no", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        seen = set()
+        net = edp_fx.trace(make_net(), INPUTS)
+        net.get_submodule("head").register_forward_hook(lambda *call, seen=seen: seen.add(call[-1].dtype))
+        Trainer(net, loaders()[0], Recipe(epochs=1, precision=precision)).run()
+        assert seen == {dtype}
     with pytest.raises(TrainingError, match="precision 'half': unknown; take one of no, bf16, fp16"):
         Recipe(epochs=1, precision="half")
 
@@ -390,3 +390,23 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         state_module.save_state({"progress": {}}, path)
     assert path.read_bytes() == good
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("chosen", ["tf32", "ieee"])
+def test_outputs_are_compared_in_whole_float32_whatever_was_chosen(chosen):
+    from edp_fx.train.structure import outputs
+
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    seen = []
+    layer = nn.Linear(2, 2)
+    layer.register_forward_hook(lambda *_: seen.extend(backend.fp32_precision for backend in backends))
+    try:
+        for backend in backends:
+            backend.fp32_precision = chosen
+        outputs(layer, (torch.ones(1, 2),))
+        assert seen == ["ieee", "ieee"]
+        assert [backend.fp32_precision for backend in backends] == [chosen, chosen]
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision

@@ -25,21 +25,21 @@ def runner(setting: Setting, jobs: int) -> Iterator[Runner]:
     """
     if jobs == 1:
         images = Images.load(setting)
-        yield lambda tasks: ((task, _row(task, setting, images)) for task in tasks)
+        yield lambda tasks: ((task, _row(task, setting, images, alone=True)) for task in tasks)
         return
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_start, initargs=(setting,)) as pool:
 
         def ended(tasks: Iterable[Task]) -> Iterator[Ended]:
             futures = {pool.submit(_of_process, task): task for task in tasks}
-            return ((futures[future], future.result()) for future in as_completed(futures))
+            return ((futures[future], future.exception() or future.result()) for future in as_completed(futures))
 
         yield ended
 
 
-def _row(task: Task, setting: Setting, images: Images) -> dict[str, Any] | Exception:
+def _row(task: Task, setting: Setting, images: Images, *, alone: bool) -> dict[str, Any] | Exception:
     """A run that fails, on whatever library, must not take the others with it."""
     try:
-        return run(task, setting, images)
+        return run(task, setting, images, alone=alone)
     except Exception as error:
         return error
 
@@ -53,5 +53,4 @@ def _start(setting: Setting) -> None:
 
 
 def _of_process(task: Task) -> dict[str, Any] | Exception:
-    row = _row(task, **_shared)
-    return row if isinstance(row, Exception) else row | {"latency_ms": None}
+    return _row(task, **_shared, alone=False)

@@ -203,7 +203,9 @@ def check_request(target: str, precision: str, loader: Iterable[Any] | None = No
         raise LoweringError(f"unknown target {target!r}: one of {', '.join(TARGETS)}")
     dtype_of(precision)
     if precision == "int8" and loader is None:
-        raise LoweringError("int8 needs a calibration loader: a few batches of the model's own inputs")
+        raise LoweringError(
+            "int8 needs a calibration loader, a few batches of the model's own inputs: edp-fx lower --calibrate"
+        )
     if precision != "int8" and loader is not None:
         raise LoweringError(f"a calibration loader is for int8, not for {precision}")
     if precision == "bf16" and target == "onnxruntime":

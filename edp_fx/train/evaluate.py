@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from edp_fx.inputs import device_of
+
 
 @dataclass(frozen=True)
 class Score:
@@ -21,18 +23,17 @@ class Score:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Iterable[Any], reduce: Any = None) -> Score:
+def evaluate(model: nn.Module, loader: Iterable[Any]) -> Score:
     """Top-1 accuracy of a classifier over batches of (images [N, C, H, W], labels [N]), in evaluation mode, on the
     model's own device.
 
     Args:
         model: gives logits [N, classes].
         loader: batches.
-        reduce: sums a tensor over all processes, where the loader gives each its share.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    device = next((parameter.device for parameter in model.parameters()), None)
+    device = device_of(model) or torch.device("cpu")
     total = torch.zeros(3, dtype=torch.float64, device=device)
     try:
         for images, labels in loader:
@@ -44,7 +45,5 @@ def evaluate(model: nn.Module, loader: Iterable[Any], reduce: Any = None) -> Sco
     finally:
         for module, training in modes.items():
             module.training = training
-    if reduce is not None:
-        total = reduce(total)
     right, loss, count = total.tolist()
     return Score(right / max(count, 1), loss / max(count, 1), int(count))

@@ -37,7 +37,8 @@ class Recipe:
         ema: decay of the exponential moving average that is kept as the result; 0 for none.
         seed: of the order of images, augmentation, dropout.
         deterministic: the same seed gives the same bits on a GPU, too, in steps that take up to a quarter longer
-            (docs/benchmarks.md). Without it only a processor's runs repeat.
+            (docs/benchmarks.md), where nothing was multiplied on it before edp_fx was imported. Without it only a
+            processor's runs repeat.
     """
 
     epochs: int

@@ -4,7 +4,8 @@ milestones."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,14 +84,28 @@ class Modes:
             module.training = self.training.get(name, root)
 
 
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Within it a GPU computes float32 as such; by themselves its convolutions, and where the user allows it its matrix
+    products, round to TF32, layers of other widths by other kernels."""
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
 @torch.no_grad()
 def outputs(model: nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
     """All tensors the model gives for ``inputs`` in evaluation mode, in whole float32; the mode is put back."""
     modes = Modes(model)
     model.eval()
     try:
-        # a GPU's convolutions round to TF32 by themselves, each width of layer by other kernels
-        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+        with whole_float32():
             result = model(*inputs)
     finally:
         modes.restore(model)
