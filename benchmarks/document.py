@@ -39,8 +39,9 @@ one image. Latency is the median for one image under onnxruntime, float32, one t
 that others used, too; training seconds are the processor's where
 one thread trained. Runs were made on different processors, in the precision those multiply in: times compare within a
 table, which is of one kind. `removing` says from which share of the run to which a method that removes step by step
-does; 12% to 50% is edp_fx's default. Two runs at a time had a core each; beside a third process, as seeds 1 and 2 of
-`tp-taylor` and the second networks in NHWC but VGG's `edp-budget` and `thin` were, a run takes up to a tenth longer.
+does; 12% to 50% is edp_fx's default. Two runs at a time had a core each. What else a
+machine does still shows in its processor's seconds, by up to 15 %: seeds 1 and 2 of `tp-taylor`, the third of `thin` to
+0.3 and the second networks in NHWC, but VGG's `edp-budget` and `thin`, are of one busier day.
 
 On the GPU fourteen runs at a time, each with a core of its own, shared it by NVIDIA's MPS (`--jobs 14`), so latency was
 not measured. A step of the dense network took 14.2 ms alone and 13.9 ms beside eleven others: its kernels are short,
