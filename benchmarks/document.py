@@ -36,12 +36,12 @@ and weight decay 5e-4, one learning-rate cycle to 0.15, gradients clipped at nor
 epoch on the test images, where seeds are several, mean and standard deviation; the constants that edp_fx and the peers
 have were chosen by runs of ResNet-20 with seeds 0 and 1. MACs, parameters and peak activation memory are counted, of
 one image. Latency is the median for one image under onnxruntime, float32, one thread, measured row by row on a machine
-that others used, too; training seconds are the processor's where
-one thread trained. Runs were made on different processors, in the precision those multiply in: times compare within a
-table, which is of one kind. `removing` says from which share of the run to which a method that removes step by step
-does; 12% to 50% is edp_fx's default. Two runs at a time had a core each. What else a
-machine does still shows in its processor's seconds, by up to 15 %: seeds 1 and 2 of `tp-taylor`, the third of `thin` to
-0.3 and the second networks in NHWC, but VGG's `edp-budget` and `thin`, are of one busier day.
+that others used, too; training seconds are the processor's where one thread trained. Runs were made on different
+processors, in the precision those multiply in: times compare within a table, which is of one kind. `removing` says from
+which share of the run to which a method that removes step by step does; 12% to 50% is edp_fx's default. Two runs at a
+time had a core each. What else a machine does still shows in its processor's seconds, by up to 15 %: seeds 1 and 2 of
+`tp-taylor`, the third of `thin` to 0.3 and the second networks in NHWC, but VGG's `edp-budget` and `thin`, are of one
+busier day.
 
 On the GPU fourteen runs at a time, each with a core of its own, shared it by NVIDIA's MPS (`--jobs 14`), so latency was
 not measured. A step of the dense network took 14.2 ms alone and 13.9 ms beside eleven others: its kernels are short,
