@@ -28,6 +28,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help=f"file of results; {COMMITTED} where not given")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, for a GPU and a core for each")
     options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: at least 1")
     out = options.out or (QUICK if options.quick else COMMITTED)
     setting = Setting(2, 256, 500) if options.quick else Setting()
     failed = False
