@@ -9,16 +9,14 @@ in the file are kept, so the script goes on where it stopped.
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
-from contextlib import nullcontext
 
 import timm
 import torch
 from torch.nn import functional as F
 
 from benchmarks import rows
+from edp_fx.lowering.latency import interleaved
 from edp_fx.train.deterministic import deterministic
 
 BATCHES = {"resnet50": 128, "mobilenetv2_100": 128, "convnext_tiny": 64}
@@ -40,17 +38,13 @@ def measure(name: str, repeats: int) -> dict[str, object]:
         loss.backward()
         optimizer.step()
 
-    milliseconds: dict[str, list[float]] = {"plain": [], "deterministic": []}
-    for turn in range(repeats + 4):
-        for kind, values in milliseconds.items():
-            torch.cuda.synchronize()
-            started = time.perf_counter()
-            with deterministic() if kind == "deterministic" else nullcontext():
-                step()
-            torch.cuda.synchronize()
-            if turn >= 4:
-                values.append(1000 * (time.perf_counter() - started))
-    median = {kind: statistics.median(values) for kind, values in milliseconds.items()}
+    def same_bits() -> None:
+        with deterministic():
+            step()
+
+    calls = {"plain": step, "deterministic": same_bits}
+    times = interleaved(calls, min_runs=repeats, max_runs=repeats, warmup=4)
+    median = {kind: time.median_ms for kind, time in times.items()}
     return {
         "model": name,
         "batch": batch,

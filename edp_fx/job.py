@@ -272,11 +272,9 @@ class Runner:
         job, run = self.job, compact.meta["edp_fx.run"]
         started = time.perf_counter()
         networks: dict[str, nn.Module] = {"dense": dense, "compressed": compact}
-        device = next(compact.parameters()).device
         judged = {"dense": job.baseline and job.recipe.epochs > 0, "compressed": True}
         scores = {
-            name: evaluate(network.to(device), data.test).accuracy if judged[name] else None
-            for name, network in networks.items()
+            name: evaluate(network, data.test).accuracy if judged[name] else None for name, network in networks.items()
         }
         for network in networks.values():
             network.cpu().eval()

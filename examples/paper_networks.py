@@ -53,13 +53,12 @@ def main() -> None:
         directory=options.out,
         watcher=RichWatcher(),
     )
-    device = next(small.parameters()).device
     images = next(iter(data.test))[0][:2]
-    share = edp_fx.measure(small.cpu(), images).macs / edp_fx.measure(model, images).macs
-    score = evaluate(small.to(device), data.test)
+    share = edp_fx.measure(small, images).macs / edp_fx.measure(model, images).macs
+    score = evaluate(small, data.test)
     print(f"{options.network}: {share:.3f} of the MACs, test accuracy {100 * score.accuracy:.2f} %")
     if options.out:
-        edp_fx.save(small.cpu(), options.out)
+        edp_fx.save(small, options.out)
 
 
 if __name__ == "__main__":

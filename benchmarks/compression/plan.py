@@ -22,7 +22,7 @@ def plan(rows: Mapping[Task, Mapping[str, Any]]) -> Iterator[list[Task]]:
     ``rows`` holds what is finished, and is looked at again for the second part.
     """
     others = [method for method in METHODS if method not in ("dense", *FIRST)]
-    first = [(CORE, *one, 0) for one in _both((FIRST, others))]
+    first = [(CORE, method, target, 0) for methods in (FIRST, others) for target in TARGETS for method in methods]
     yield _possible([(CORE, "dense", 1.0, 0), *first])
     peers = {target: best_peer(rows, target) for target in TARGETS}
     second: list[tuple[str, str, float, int]] = [(CORE, "dense", 1.0, seed) for seed in (1, 2)]
@@ -37,13 +37,6 @@ def plan(rows: Mapping[Task, Mapping[str, Any]]) -> Iterator[list[Task]]:
 
 def _possible(tasks: Iterable[tuple[str, str, float, int]]) -> list[Task]:
     return [Task(*task) for task in tasks if task[:3] not in IMPOSSIBLE]
-
-
-def _both(groups: Iterable[Iterable[str]]) -> Iterator[tuple[str, float]]:
-    """Each group of methods to every target, group by group."""
-    for methods in groups:
-        for target in TARGETS:
-            yield from ((method, target) for method in methods)
 
 
 def best_peer(rows: Mapping[Task, Mapping[str, Any]], target: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.optim import Optimizer
 
 from edp_fx.errors import BudgetError
@@ -94,7 +94,7 @@ class Compressor:
         if align < 1 or (align > 1 and policy != "budget"):
             raise BudgetError(f"align={align}: give a number of channels from 1 on, with the policy 'budget'")
         self.gm = gm
-        self._example_inputs = normalize(example_inputs)
+        self.example_inputs = normalize(example_inputs)
         self.budget = budget
         self.policy = policy
         self.optimizer = optimizer
@@ -146,11 +146,6 @@ class Compressor:
                 break
             self.floors = lower
         check_reachable(budget, self.dense, self._selector().least())
-
-    @property
-    def example_inputs(self) -> tuple[Tensor, ...]:
-        """On the device where the network is now."""
-        return normalize(self._example_inputs, self.gm)
 
     @property
     def elements(self) -> Elements:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from edp_fx.inputs import normalize
 from edp_fx.passes.fuse import FusePairs, UnfusePairs
 from edp_fx.passes.merge import Chooser, MergePairs
 from edp_fx.passes.prune import prune
@@ -106,7 +107,7 @@ def outputs(model: nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
     model.eval()
     try:
         with whole_float32():
-            result = model(*inputs)
+            result = model(*normalize(inputs, model))
     finally:
         modes.restore(model)
     return [leaf.detach().float() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
