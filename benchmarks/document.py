@@ -36,21 +36,24 @@ and weight decay 5e-4, one learning-rate cycle to 0.15, gradients clipped at nor
 epoch on the test images, where seeds are several, mean and standard deviation; the constants that edp_fx and the peers
 have were chosen by runs of ResNet-20 with seeds 0 and 1. MACs, parameters and peak activation memory are counted, of
 one image. Latency is the median for one image under onnxruntime, float32, one thread, measured row by row on a machine
-that others used, too; training seconds are the processor's where one thread trained. Runs were made on different
-processors, in the precision those multiply in: times compare within a table, which is of one kind. `removing` says from
-which share of the run to which a method that removes step by step does; 12% to 50% is edp_fx's default. Two runs at a
-time had a core each. What else a machine does still shows in its processor's seconds, by up to 15 %: seeds 1 and 2 of
-`tp-taylor`, the third of `thin` to 0.3 and the second networks in NHWC, but VGG's `edp-budget` and `thin`, are of one
-busier day.
+that others used, too; training seconds are the processor's where one thread trained; of several seeds both are medians.
+Runs were made on different processors, in the precision those multiply in: times compare within a table, which is of
+one kind. `removing` says from which share of the run to which a method that removes step by step does (`REMOVING` in
+`benchmarks/compression/trial.py`); 12% to 50% is edp_fx's default. Two runs at a time had a core each. What else a
+machine does still shows in its processor's seconds, by up to 15 %, once, in seed 1 of `edp-budget` to 0.15, by 25 %. In
+NHWC, of one busier day are seeds 1 and 2 of `tp-taylor`, the third of `thin` to 0.3 and the second networks but VGG's
+`thin`; of a second one are `edp-budget`'s but ResNet-56's: half an epoch of `thin` took then what makes 817 s to 0.15
+and 1,297 s to 0.3 of ResNet-20 and 382 s of VGG.
 
 On the GPU fourteen runs at a time, each with a core of its own, shared it by NVIDIA's MPS (`--jobs 14`), so latency was
 not measured. A step of the dense network took 14.2 ms alone and 13.9 ms beside eleven others: its kernels are short,
 launching them takes the time, and a network of more layers trains longer whatever its MACs. There `edp-ranks` removed
 in fours, and the strengths of `edp-lambda`, found in short runs, proved too weak for a whole one.
 
-Rows of `edp-*` that begin later than 5% are of a version that counted what a layer puts out less (24 MACs a number, now
-64: fewer, fuller layers). In bf16 those of ResNet-20 on the processor are older than the choice in blocks, too
-(CHANGELOG): they leave up to 8 % of their budget unspent.
+What a layer puts out counts 320 MACs a number for `edp-*` where layers and channels are compared. Rows that begin later
+than 5% (24 MACs), those of ResNet-56 and of the GPU (64) are of versions that counted it less: more large feature maps.
+In bf16 those of ResNet-20 on the processor are older than the choice in blocks, too (CHANGELOG): they leave up to 8 %
+of their budget unspent.
 
 {methods}
 
@@ -114,8 +117,11 @@ def _lines(rows: list[Row]) -> Iterator[Row]:
 
 def _line(method: str, removing: tuple[float, ...], rows: list[Row]) -> Row:
     def mean(key: str, digits: int = 3, scale: float = 1.0) -> str:
+        return f"{scale * statistics.mean(row[key] for row in rows):.{digits}f}"
+
+    def median(key: str, digits: int) -> str:
         known = [row[key] for row in rows if row[key] is not None]  # no latency where several runs shared a machine
-        return f"{scale * statistics.mean(known):.{digits}f}" if known else ""
+        return f"{statistics.median(known):.{digits}f}" if known else ""
 
     accuracy = mean("accuracy", 2, 100)
     if len(rows) > 1:
@@ -127,9 +133,9 @@ def _line(method: str, removing: tuple[float, ...], rows: list[Row]) -> Row:
         "MACs": mean("macs_ratio"),
         "parameters": mean("params_ratio"),
         "test accuracy %": accuracy,
-        "latency ms": mean("latency_ms"),
+        "latency ms": median("latency_ms", 3),
         "activation kB": mean("activation_bytes", 0, 1e-3),
-        "training s": mean("seconds", 0),
+        "training s": median("seconds", 0),
     }
 
 
