@@ -33,17 +33,19 @@ COMPRESSION = """## Compression against peers
 Fashion-MNIST: 60,000 training and 10,000 test images of 28x28, shifted by up to two pixels and mirrored in training.
 Every method starts from random weights and has the same {epochs} epochs in all, batch 128, SGD with Nesterov momentum
 and weight decay 5e-4, one learning-rate cycle to 0.15, gradients clipped at norm 5. The accuracy is that of the last
-epoch on the test images, where seeds are several, mean and standard deviation; the constants that edp_fx and the peers
-have were chosen by runs of ResNet-20 with seeds 0 and 1. MACs, parameters and peak activation memory are counted, of
-one image. Latency is the median for one image under onnxruntime, float32, one thread, measured row by row on a machine
-that others used, too; training seconds are the processor's where one thread trained; of several seeds both are medians.
-Runs were made on different processors, in the precision those multiply in: times compare within a table, which is of
-one kind. `removing` says from which share of the run to which a method that removes step by step does (`REMOVING` in
+epoch on the test images, where seeds are several, mean and standard deviation; the constants that edp_fx and the
+peers have were chosen by runs of ResNet-20 with seeds 0 and 1, but what a number counts (320, below) was settled with
+all the rows made with it in view. MACs, parameters and peak activation memory are counted, of one image. Latency is
+the median for one image under onnxruntime, float32, one thread, measured row by row on a machine that others used,
+too; training seconds are the processor's where one thread trained; of several seeds both are medians. Runs were made
+on different processors, in the precision those multiply in: times compare within a table, which is of one kind.
+`removing` says from which share of the run to which a method that removes step by step does (`REMOVING` in
 `benchmarks/compression/trial.py`); 12% to 50% is edp_fx's default. Two runs at a time had a core each. What else a
-machine does still shows in its processor's seconds, by up to 15 %, once, in seed 1 of `edp-budget` to 0.15, by 25 %. In
-NHWC, of one busier day are seeds 1 and 2 of `tp-taylor`, the third of `thin` to 0.3 and the second networks but VGG's
-`thin`; of a second one are `edp-budget`'s but ResNet-56's: half an epoch of `thin` took then what makes 817 s to 0.15
-and 1,297 s to 0.3 of ResNet-20 and 382 s of VGG.
+machine does still shows in its processor's seconds, by up to 15 %; by more, up to 25 %, in seed 1 of `edp-budget` to
+0.15 and to 0.3 of ResNet-20 and of MobileNetV2, beside which tests ran. In NHWC, of one busier day are seeds 1 and 2
+of `tp-taylor`, the third of `thin` to 0.3 and the second networks but VGG's `thin`; of a second one are the rows of
+`edp-budget` that begin at 2% or 5%, but ResNet-56's: half an epoch of `thin` took then what makes 817 s to 0.15 and
+1,297 s to 0.3 of ResNet-20 and 382 s of VGG.
 
 On the GPU fourteen runs at a time, each with a core of its own, shared it by NVIDIA's MPS (`--jobs 14`), so latency was
 not measured. A step of the dense network took 14.2 ms alone and 13.9 ms beside eleven others: its kernels are short,
