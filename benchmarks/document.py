@@ -20,6 +20,7 @@ from benchmarks.compression.trial import DESCRIPTIONS as NETWORKS
 from benchmarks.plots import accuracy_over_macs, seconds_over_nodes
 from benchmarks.rows import read, read_lines
 from benchmarks.structural_pruning import TOOLS, ratio, summary
+from edp_fx.cost import TRAFFIC
 
 RESULTS = Path("benchmarks/results")
 DOCUMENT = Path("docs/benchmarks.md")
@@ -34,28 +35,30 @@ Fashion-MNIST: 60,000 training and 10,000 test images of 28x28, shifted by up to
 Every method starts from random weights and has the same {epochs} epochs in all, batch 128, SGD with Nesterov momentum
 and weight decay 5e-4, one learning-rate cycle to 0.15, gradients clipped at norm 5. The accuracy is that of the last
 epoch on the test images, where seeds are several, mean and standard deviation; the constants that edp_fx and the
-peers have were chosen by runs of ResNet-20 with seeds 0 and 1, but what a number counts (320, below) was settled with
-all the rows made with it in view. MACs, parameters and peak activation memory are counted, of one image. Latency is
-the median for one image under onnxruntime, float32, one thread, measured row by row on a machine that others used,
-too; training seconds are the processor's where one thread trained; of several seeds both are medians. Runs were made
-on different processors, in the precision those multiply in: times compare within a table, which is of one kind.
+peers have were chosen by runs of ResNet-20 with seeds 0 and 1, but `traffic` (below) was settled with all the rows
+that have several values of it in view. MACs, parameters and peak activation memory are counted, of one image. Latency
+is the median for one image under onnxruntime, float32, one thread, measured row by row on a machine that others used,
+too; training seconds are the processor's where one thread trained; of several seeds both are medians. Runs were made on
+different processors, in the precision those multiply in: times compare within a table, which is of one kind.
 `removing` says from which share of the run to which a method that removes step by step does (`REMOVING` in
 `benchmarks/compression/trial.py`); 12% to 50% is edp_fx's default. Two runs at a time had a core each. What else a
-machine does still shows in its processor's seconds, by up to 15 %; by more, up to 25 %, in seed 1 of `edp-budget` to
-0.15 and to 0.3 of ResNet-20 and of MobileNetV2, beside which tests ran. In NHWC, of one busier day are seeds 1 and 2
-of `tp-taylor`, the third of `thin` to 0.3 and the second networks but VGG's `thin`; of a second one are the rows of
-`edp-budget` that begin at 2% or 5%, but ResNet-56's: half an epoch of `thin` took then what makes 817 s to 0.15 and
-1,297 s to 0.3 of ResNet-20 and 382 s of VGG.
+machine does still shows in its processor's seconds, by up to 15 %; by more, up to 25 %, in seed 1 of `edp-budget` with
+a traffic of 320 to 0.15 and to 0.3 of ResNet-20 and of MobileNetV2, beside which tests ran. In NHWC, of one busier day
+are seeds 1 and 2 of `tp-taylor`, the third of `thin` to 0.3 and the second networks but VGG's `thin`. Of a second one
+are the rows with a traffic of 320 that begin at 2% or 5%: half an epoch of `thin` took then what makes 817 s to 0.15
+and 1,297 s to 0.3 of ResNet-20 and 382 s of VGG. Of a third one are seed 0 of `thin` to 0.15 of ResNet-20 (818 s), its
+seed 1 of MobileNetV2, all of DenseNet and the rows with a traffic of 160 but seed 0 of ResNet-20 and of MobileNetV2.
 
 On the GPU fourteen runs at a time, each with a core of its own, shared it by NVIDIA's MPS (`--jobs 14`), so latency was
 not measured. A step of the dense network took 14.2 ms alone and 13.9 ms beside eleven others: its kernels are short,
 launching them takes the time, and a network of more layers trains longer whatever its MACs. There `edp-ranks` removed
 in fours, and the strengths of `edp-lambda`, found in short runs, proved too weak for a whole one.
 
-What a layer puts out counts 320 MACs a number for `edp-*` where layers and channels are compared. Rows that begin later
-than 5% (24 MACs), those of ResNet-56 and of the GPU (64) are of versions that counted it less: more large feature maps.
-In bf16 those of ResNet-20 on the processor are older than the choice in blocks, too (CHANGELOG): they leave up to 8 %
-of their budget unspent.
+`traffic` says how many MACs a number counts that a layer puts out where `edp-*` compares layers and channels: the more,
+the fewer large feature maps stay. edp_fx has {traffic:.0f} (`TRAFFIC` in `edp_fx/cost/model.py`); the other values were
+tried on the way there. In bf16 the rows of ResNet-20 on the processor are older than the choice in blocks, too
+(CHANGELOG): they leave up to 8 % of their budget unspent. What was decided is physically removed at the decision after
+the next in those of `edp-*` of the third day, except what begins at 3%; in the others six times a run, which is slower.
 
 {methods}
 
@@ -78,7 +81,10 @@ def compression(path: Path) -> str:
     share = ", ".join(f"{count} of {known} runs in `{name}`" for name, count in done.items())
     parts = [
         COMPRESSION.format(
-            share=share, epochs=epochs, methods="\n".join(f"- `{name}`: {text}" for name, text in METHODS.items())
+            share=share,
+            epochs=epochs,
+            traffic=TRAFFIC,
+            methods="\n".join(f"- `{name}`: {text}" for name, text in METHODS.items()),
         )
     ]
     for network, target, kind in product(NETWORKS, TARGETS, sorted({arithmetic(row) for row in rows})):
@@ -107,17 +113,18 @@ def arithmetic(row: Row) -> str:
 
 
 def _lines(rows: list[Row]) -> Iterator[Row]:
-    """A line for each method and, where it removes step by step, each part of the run in which it did."""
+    """A line for each method and, where it removes step by step, each part of the run in which it did and each value of
+    ``traffic``."""
     for method in METHODS:
-        mine: dict[tuple[float, ...], list[Row]] = {}
+        mine: dict[tuple[tuple[float, ...], float], list[Row]] = {}
         for row in rows:
             if row["method"] == method:
-                mine.setdefault(tuple(row["removing"] or ()), []).append(row)
-        for removing in sorted(mine):
-            yield _line(method, removing, mine[removing])
+                mine.setdefault((tuple(row["removing"] or ()), row["traffic"] or 0), []).append(row)
+        for settings in sorted(mine):
+            yield _line(method, mine[settings])
 
 
-def _line(method: str, removing: tuple[float, ...], rows: list[Row]) -> Row:
+def _line(method: str, rows: list[Row]) -> Row:
     def mean(key: str, digits: int = 3, scale: float = 1.0) -> str:
         return f"{scale * statistics.mean(row[key] for row in rows):.{digits}f}"
 
@@ -130,7 +137,8 @@ def _line(method: str, removing: tuple[float, ...], rows: list[Row]) -> Row:
         accuracy += f" ± {100 * statistics.stdev(row['accuracy'] for row in rows):.2f}"
     return {
         "method": f"`{method}`",
-        "removing": " to ".join(f"{share:.0%}" for share in removing),
+        "removing": " to ".join(f"{share:.0%}" for share in rows[0]["removing"] or ()),
+        "traffic": f"{rows[0]['traffic']:.0f}" if rows[0]["traffic"] else "",
         "seeds": len(rows),
         "MACs": mean("macs_ratio"),
         "parameters": mean("params_ratio"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import chain
 
 import pytest
@@ -30,6 +31,7 @@ ROW = {
     "precision": "fp32",
     "layout": "nhwc",
     "removing": None,
+    "traffic": None,
     "versions": {"torch": "2"},
 }
 
@@ -81,11 +83,16 @@ def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
     for seed, removing in enumerate(([0.05, 0.25], [0.12, 0.5])):
         row = {**ROW, "removing": removing}
         Results(tmp_path / "compression.jsonl").add(Task("resnet20", "tp-taylor", 0.15, seed), row)
+    for seed, traffic in enumerate((64.0, 320.0)):
+        row = {**ROW, "removing": [0.05, 0.25], "traffic": traffic}
+        Results(tmp_path / "compression.jsonl").add(Task("resnet20", "edp-budget", 0.15, seed), row)
     (tmp_path / "analysis.csv").write_text("model,nodes,seconds\nresnet50,200,0.9\n")
     page = document.document(tmp_path)
-    assert "4 of" in page
-    assert "`tp-taylor` | 5% to 25%  | 1 " in page
-    assert "`tp-taylor` | 12% to 50% | 1 " in page
+    assert "6 of" in page
+    assert re.search(r"`tp-taylor` +\| 5% to 25% +\| +\| 1 ", page)
+    assert re.search(r"`tp-taylor` +\| 12% to 50% +\| +\| 1 ", page)
+    assert re.search(r"`edp-budget` +\| 5% to 25% +\| 64 +\| 1 ", page)
+    assert re.search(r"`edp-budget` +\| 5% to 25% +\| 320 +\| 1 ", page)
     assert "90.00 ± 0.00" in page
     assert "| resnet50 | 200     | 0.9" in page
     assert (tmp_path / "plots" / "compression.svg").exists()

@@ -127,8 +127,8 @@ class Trial:
 
     @property
     def schedule(self) -> Schedule:
-        """When whoever removes step by step decides."""
-        return Schedule(self.steps, warmup=REMOVING[0], end=REMOVING[1], shrinks=6)
+        """When whoever removes step by step decides; what a decision removed is gone before the one after the next."""
+        return Schedule(self.steps, *REMOVING, shrinks=Schedule.decisions)
 
     @property
     def goal(self) -> float:

@@ -28,6 +28,7 @@ METHODS: dict[str, Callable[[Trial], nn.Module]] = {
     "slimming": slimming,
 }
 GRADUAL = ("edp-budget", "tp-taylor", "edp-ranks", "edp-channels", "edp-pairs")  # on the trial's schedule
+WEIGHED = ("edp-budget", "edp-channels")  # what a layer puts out counts where they compare
 TORCH_PRUNING = ("tp-group-norm", "tp-taylor")
 DESCRIPTIONS = {
     "dense": "the plain network",
