@@ -47,7 +47,8 @@ a traffic of 320 to 0.15 and to 0.3 of ResNet-20 and of MobileNetV2, beside whic
 are seeds 1 and 2 of `tp-taylor`, the third of `thin` to 0.3 and the second networks but VGG's `thin`. Of a second one
 are the rows with a traffic of 320 that begin at 2% or 5%: half an epoch of `thin` took then what makes 817 s to 0.15
 and 1,297 s to 0.3 of ResNet-20 and 382 s of VGG. Of a third one are seed 0 of `thin` to 0.15 of ResNet-20 (818 s), its
-seed 1 of MobileNetV2, all of DenseNet and the rows with a traffic of 160 but seed 0 of ResNet-20 and of MobileNetV2.
+seed 1 of MobileNetV2, all of DenseNet, what begins at 3% or 4%, and the rows with a traffic of 160 but seed 0 of
+ResNet-20 and of MobileNetV2.
 
 On the GPU fourteen runs at a time, each with a core of its own, shared it by NVIDIA's MPS (`--jobs 14`), so latency was
 not measured. A step of the dense network took 14.2 ms alone and 13.9 ms beside eleven others: its kernels are short,
