@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,11 +10,32 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from edp_fx.channels.residuals import SUMS, Branch
 from edp_fx.frontend.normal_form import is_impure
 from edp_fx.passes.base import Pass, PassReport, PassResult
 from edp_fx.passes.constants import _POINTWISE, _module
 
-_ADDS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
+_ADDS: tuple[Any, ...] = (*SUMS, "add", "add_")
+
+
+@dataclass(frozen=True)
+class DropBranches(Pass):
+    """x + f(x) becomes x for each branch given; exact where f(x) is 0.
+
+    Attributes:
+        branches: of this very, explicit graph.
+    """
+
+    name: ClassVar[str] = "drop_branches"
+    branches: Sequence[Branch] = ()
+
+    def call(self, gm: fx.GraphModule) -> PassResult:
+        report = PassReport(self.name)
+        nodes = {node.name: node for node in gm.graph.nodes}
+        for branch in reversed(self.branches):  # what stays of one may be the sum of the one before
+            _replace(gm, nodes[branch.name], nodes[branch.skip])
+            report.rewritten.append(branch.name)
+        return _swept(gm, report)
 
 
 @dataclass(frozen=True)
@@ -36,14 +57,23 @@ class RemoveDeadBranches(Pass):
             elif node.target in _ADDS and len(node.args) == 2 and not node.kwargs:
                 kept = [one for one in node.args if one not in zero]
                 if len(kept) == 1 and isinstance(kept[0], fx.Node) and _shape(kept[0]) == _shape(node) is not None:
-                    node.replace_all_uses_with(kept[0])
-                    gm.graph.erase_node(node)
+                    _replace(gm, node, kept[0])
                     report.rewritten.append(node.name)
-        if report.rewritten:
-            gm.graph.eliminate_dead_code(lambda node: node.op != "call_module" and is_impure(node))
-            gm.delete_all_unused_submodules()
-            gm.recompile()
-        return PassResult(gm, bool(report.rewritten), report)
+        return _swept(gm, report)
+
+
+def _replace(gm: fx.GraphModule, total: fx.Node, kept: fx.Node) -> None:
+    total.replace_all_uses_with(kept)
+    gm.graph.erase_node(total)
+
+
+def _swept(gm: fx.GraphModule, report: PassReport) -> PassResult:
+    """Without what nothing needs any more."""
+    if report.rewritten:
+        gm.graph.eliminate_dead_code(lambda node: node.op != "call_module" and is_impure(node))
+        gm.delete_all_unused_submodules()
+        gm.recompile()
+    return PassResult(gm, bool(report.rewritten), report)
 
 
 def _shape(node: fx.Node) -> torch.Size | None:

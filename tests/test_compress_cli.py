@@ -106,6 +106,7 @@ def test_a_budget_of_latency_is_told_beside_what_was_measured(tiny, tmp_path, mo
         ("resnet18", {"--kinds": "channel,kernel", "--macs": None, "--params": "0.4"}, "budget of MACs"),
         ("resnet18", {"--kinds": "channel,kernel", "--policy": "lambda"}, "budget of MACs"),
         ("resnet18", {"--kinds": "channel,kernel", "--importance": "norm"}, "taylor"),
+        ("resnet18", {"--kinds": "channel,branch", "--macs": None, "--params": "0.4"}, "leave branch out"),
         ("resnet18", {"--kinds": "channel", "--epochs": "0"}, "only ranks"),
         ("resnet18", {"--optimizer": "lion"}, "adamw"),
         ("resnet18", {"--target": "tpu"}, "onnxruntime"),

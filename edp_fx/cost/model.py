@@ -9,8 +9,9 @@ from torch import fx
 from edp_fx.channels import ChannelGraph
 from edp_fx.channels.graph import Keep
 from edp_fx.channels.kernels import Kernels
+from edp_fx.channels.residuals import Branch
 from edp_fx.cost.latency import MeasuredChoice, latency_terms
-from edp_fx.cost.terms import PairTerms, Term, mac_terms, parameter_terms, with_kernels, with_traffic
+from edp_fx.cost.terms import PairTerms, Term, mac_terms, parameter_terms, with_branches, with_kernels, with_traffic
 from edp_fx.errors import BudgetError
 from edp_fx.latency import LatencyTable
 from edp_fx.pairs import Pair
@@ -42,6 +43,7 @@ class CostModel:
         table: measures layers for ``"latency"``; ``LatencyTable()`` where None.
         kernels: layers that cost what a depthwise and a pointwise layer cost where a keep-set leaves their kernels out
             (by MACs).
+        branches: what costs nothing where a keep-set leaves it out (by MACs).
         traffic: added for every number that a layer puts out (by MACs).
 
     Raises:
@@ -56,6 +58,7 @@ class CostModel:
         metric: str = "macs",
         table: LatencyTable | None = None,
         kernels: Sequence[Kernels] = (),
+        branches: Sequence[Branch] = (),
         traffic: float = 0.0,
     ) -> None:
         if metric not in METRICS:
@@ -72,7 +75,7 @@ class CostModel:
             self.table = table or LatencyTable()
             terms = latency_terms(gm, graph, self.table)
             self._measured = MeasuredChoice(gm, graph.node_shapes, self.table)
-        self._plain, self._pairs = with_traffic(with_kernels(terms, kernels), traffic)
+        self._plain, self._pairs = with_traffic(with_branches(with_kernels(terms, kernels), branches), traffic)
         self.dense = self.total({})
 
     @property

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from edp_fx.channels import ChannelGraph
 from edp_fx.channels.graph import AxisCount, Keep
 from edp_fx.channels.kernels import Kernels
+from edp_fx.channels.residuals import Branch
 from edp_fx.pairs import Pair
 
 
@@ -90,6 +91,22 @@ def with_kernels(terms: Terms, kernels: Sequence[Kernels]) -> Terms:
             pair = PairTerms(pair.name, *parts)
         pairs.append(pair)
     return plain, pairs
+
+
+def with_branches(terms: Terms, branches: Sequence[Branch]) -> Terms:
+    """``terms`` where what stands in a branch that is left out costs nothing."""
+    gates: dict[str, tuple[AxisCount, ...]] = {}
+    for one in branches:
+        gate = AxisCount(0.0, {one.id: np.ones(1)})
+        for node in one.nodes:
+            gates[node] = (*gates.get(node, ()), gate)
+
+    def gated(term: Term) -> Term:
+        return replace(term, gates=(*term.gates, *gates.get(term.node, ())))
+
+    return [gated(term) for term in terms[0]], [
+        PairTerms(pair.name, gated(pair.basis), gated(pair.coefficient), gated(pair.merged)) for pair in terms[1]
+    ]
 
 
 def with_traffic(terms: Terms, each: float) -> Terms:

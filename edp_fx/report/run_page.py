@@ -94,11 +94,12 @@ def _layers(layers: Sequence[dict[str, Any]]) -> str:
         cells.append(_bars(before or 0, after or 0, most))
         rows.append(cells)
     heads = ("layer", "form", "outputs", "inputs", "rank", "MACs before", "after", "ratio", "")
-    forms = {form: sum(layer["form"] == form for layer in layers) for form in ("merged", "pair", "plain", "separate")}
+    names = ("merged", "pair", "plain", "separate", "gone")
+    forms = {form: sum(layer["form"] == form for layer in layers) for form in names}
     said = ", ".join(f"{count} {form}" for form, count in forms.items() if count)
     note = (
         f"<p>{len(layers)} layers: {said}. A pair is kept as two layers; merged ones are one layer again; "
-        "separate ones are a depthwise and a pointwise convolution.</p>"
+        "separate ones are a depthwise and a pointwise convolution; gone ones went with their residual branch.</p>"
     )
     table = _table(heads, rows, numbers=(2, 3, 4, 5, 6, 7), sortable=True)
     return _section("Layers", note + f'<div class="wide">{table}</div>')

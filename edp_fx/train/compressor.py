@@ -24,7 +24,7 @@ from edp_fx.train.elements import Elements, Keep
 from edp_fx.train.factors import coefficient_gains
 from edp_fx.train.fading import NEVER, Fading
 from edp_fx.train.importance import Context, Importance, agreed, make_importance
-from edp_fx.train.kinds import DEFAULT_KINDS, check_kinds
+from edp_fx.train.kinds import DEFAULT_KINDS, WHOLE, check_kinds
 from edp_fx.train.optimizer import carry_state, without_decay
 from edp_fx.train.proximal import Proximal, Strength, balance
 from edp_fx.train.record import changes, layer_shapes, refusals
@@ -55,9 +55,9 @@ class Compressor:
         importance: ``taylor``, ``norm``, ``singular`` or an :class:`~edp_fx.train.importance.Importance`.
         schedule: when to decide; the default one of ``total_steps`` where None.
         floor: share of every group that stays in any case; lowered as far as the budget needs.
-        kinds: of :data:`~edp_fx.train.KINDS`, what may go: ranks of pairs, channels, whole heads, and kernels: a
-            convolution becomes a depthwise and a pointwise one (only to a budget of MACs, by the importance ``taylor``,
-            in training).
+        kinds: of :data:`~edp_fx.train.KINDS`, what may go: ranks of pairs, channels, whole heads, kernels (a
+            convolution becomes a depthwise and a pointwise one) and residual branches as a whole; the last two only to
+            a budget of MACs, by the importance ``taylor``, in training.
         allow_inexact: also prune groups whose removal changes the function otherwise.
         strength: λ of the policy ``lambda``.
         align: keep a multiple of so many channels and ranks in every group of more (or the whole group), within the
@@ -103,8 +103,8 @@ class Compressor:
         self.schedule = schedule or Schedule(total_steps)
         self.kinds = tuple(kinds)
         self.strength = strength or Strength()
-        # without a step no gradient weighs kernels
-        offered = tuple(kind for kind in kinds if kind != "kernel" or self.schedule.total)
+        # without a step no gradient weighs them
+        offered = tuple(kind for kind in kinds if kind not in WHOLE or self.schedule.total)
         self._wanted = Wanted(self.metric, offered, allow_inexact, align, latency_table)
         self.count = 0
         self.events: list[dict[str, Any]] = []
@@ -287,14 +287,16 @@ class Compressor:
         keep_pair: Chooser | None = None
         if merged:
             keep_pair = self.survey.work.keep_pair(keep) if apart is None else lambda name, _: name in apart
-        separated = [one for one in self.survey.kernels if not keep[one.id].all()]
+        dropped = [one for one in self.survey.branches if not keep[one.id].all()]
+        gone = {node for one in dropped for node in one.nodes}
+        separated = [one for one in self.survey.kernels if not keep[one.id].all() and one.nodes[0] not in gone]
         names = {one.name for one in separated}
         channels = {number: mask for number, mask in keep.items() if number >= 0}
         kept: KeptIndices = {}
         for network in (*self._followers, self.gm):
             modes = Modes(network)
             form = self._form if network is self.gm else copy.deepcopy(self._form)
-            kept = reshape(network, form, self.survey.graph, channels, keep_pair, separated)
+            kept = reshape(network, form, self.survey.graph, channels, keep_pair, separated, dropped)
             if network is self.gm:
                 self._form = self.gm.graph
                 if merged:

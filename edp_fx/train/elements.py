@@ -1,9 +1,9 @@
-"""All removable elements of a network (ranks, channels, head dimensions, kernels) as one flat index.
+"""All removable elements of a network (ranks, channels, head dimensions, kernels, branches) as one flat index.
 
 A channel group couples slices of many parameters: element ``e`` of a group owns, in each member parameter,
-the indices of one axis where ``owner == e``; kernels are one element that owns a part of a parameter that no axis
-tells apart. Numbering the elements of all groups 0 … n-1 turns every question about groups (norms, gradients, scaling)
-into one scatter or gather per parameter axis.
+the indices of one axis where ``owner == e``; kernels and branches are one element that owns a part of a parameter, or
+all of it, that no axis tells apart. Numbering the elements of all groups 0 … n-1 turns every question about groups
+(norms, gradients, scaling) into one scatter or gather per parameter axis.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edp_fx.channels.kernels import Kernels, beyond_one_kernel
+from edp_fx.channels.residuals import Branch
 
 if TYPE_CHECKING:
     from edp_fx.channels import Group
@@ -37,6 +38,11 @@ class Site:
     role: str
     index: Tensor
     part: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
+
+    @property
+    def place(self) -> int | str:
+        """What tells it from other sites of its parameter."""
+        return self.role if self.axis is None else self.axis
 
     def line(self, values: Tensor) -> Tensor:
         """``values``, shaped as the parameter, summed over all axes but this one [its length]."""
@@ -58,11 +64,11 @@ class Elements:
     """The flat index of the elements of ``groups``.
 
     Args:
-        groups: the groups, and kernels, whose elements may be removed.
+        groups: the groups, kernels and branches, whose elements may be removed.
         parameters: names of the trainable parameters; members that are buffers are left to the prune pass.
     """
 
-    def __init__(self, groups: Sequence[Group | Kernels], parameters: Iterable[str]) -> None:
+    def __init__(self, groups: Sequence[Group | Kernels | Branch], parameters: Iterable[str]) -> None:
         names = set(parameters)
         self.groups = tuple(groups)
         self.sizes = np.array([group.size for group in groups], dtype=np.int64)
@@ -71,12 +77,16 @@ class Elements:
         # per element: position of its group in `groups`
         self.group_of = np.repeat(np.arange(len(groups)), self.sizes)
         index: dict[tuple[str, int, str], NDArray[np.int64]] = {}
-        kernels: list[Site] = []
+        whole: list[Site] = []
         consumed = np.zeros(len(groups), dtype=bool)
         for number, group in enumerate(groups):
             if isinstance(group, Kernels):
                 element = torch.from_numpy(self.offsets[number : number + 1])
-                kernels.append(Site(group.parameter, None, "kernel", element, beyond_one_kernel))
+                whole.append(Site(group.parameter, None, group.kind, element, beyond_one_kernel))
+                continue
+            if isinstance(group, Branch):
+                element = torch.from_numpy(self.offsets[number : number + 1])
+                whole.extend(Site(name, None, group.kind, element, _all) for name in group.parameters if name in names)
                 continue
             for member in group.members:
                 if member.parameter not in names:
@@ -87,7 +97,7 @@ class Elements:
                 mine = owner >= 0
                 flat[mine] = owner[mine] + self.offsets[number]
                 consumed[number] |= member.role == "consumer"
-        self.sites = (*(Site(*key, torch.from_numpy(flat)) for key, flat in index.items()), *kernels)
+        self.sites = (*(Site(*key, torch.from_numpy(flat)) for key, flat in index.items()), *whole)
         ranks = np.array([group.kind == "rank" for group in groups], dtype=bool)
         # The change of the loss when an element goes is seen at its consumers' slices or, where no parameter
         # consumes it (the product of queries and keys), at its producers'.
@@ -159,14 +169,14 @@ class Elements:
             kept: per parameter and axis the indices that pruning kept; axes not named were kept whole.
             separated: names of the layers that became a depthwise and a pointwise one.
         """
-        here = {(site.parameter, site.axis): site.index.numpy() for site in self.sites}
+        here = {(site.parameter, site.place): site.index.numpy() for site in self.sites}
         result = np.full(new.n + 1, -1, dtype=np.int64)
         for site in new.sites:
             known = [key for key in _before(site, separated) if key in here]
             if not known:
                 continue
-            (parameter, axis), old = known[0], here[known[0]]
-            chosen = None if axis is None else kept.get(parameter, {}).get(axis)
+            (parameter, place), old = known[0], here[known[0]]
+            chosen = kept.get(parameter, {}).get(place) if isinstance(place, int) else None
             lined = old if chosen is None else old[np.asarray(chosen, dtype=np.int64)]
             index = site.index.numpy()
             if len(lined) != len(index):
@@ -176,12 +186,16 @@ class Elements:
         return result[: new.n]
 
 
-def _before(site: Site, separated: Collection[str]) -> list[tuple[str, int | None]]:
+def _all(values: Sequence[Tensor]) -> list[Tensor]:
+    return list(values)
+
+
+def _before(site: Site, separated: Collection[str]) -> list[tuple[str, int | str]]:
     """Parameters and axes whose indices were those of ``site`` before layers, plain or pairs, were separated."""
     layer, _, leaf = site.parameter.rpartition(".")
     owner, _, part = layer.rpartition(".")
     if owner not in separated:
-        return [(site.parameter, site.axis)]
+        return [(site.parameter, site.place)]
     if part == "depthwise" or site.axis == 1:
         return [(f"{owner}.weight", 1), (f"{owner}.basis.weight", 1)]
-    return [(f"{owner}.{leaf}", 0), (f"{owner}.coefficient.{leaf}", 0)]
+    return [(f"{owner}.{leaf}", site.place), (f"{owner}.coefficient.{leaf}", site.place)]

@@ -40,10 +40,10 @@ class Importance:
 
     Attributes:
         total: what it accumulates [n+1]; the last entry collects what nobody owns.
-        kernels: whether it can weigh kernels against channels.
+        whole: whether it can weigh kernels and branches against channels.
     """
 
-    kernels: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
@@ -73,10 +73,11 @@ class Taylor(Importance):
     Closing the gate g of an element (its consumers' weight slices times g) changes the loss by dL/dg = Σ w
     ∂L/∂w over those slices (Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR
     2019, eq. 8, there per weight). For a rank this is Σ_i C_ij ∂L/∂C_ij, for
-    kernels the sum of R ∂L/∂W over what the layer's W has beyond one kernel per input channel, R.
+    kernels the sum of R ∂L/∂W over what the layer's W has beyond one kernel per input channel, R; for a residual branch
+    that of w ∂L/∂w over the parameters of its last layer.
     """
 
-    kernels = True
+    whole = True
 
     def accumulate(self, context: Context) -> None:
         """Add this step's squared gate gradients."""

@@ -8,22 +8,23 @@ from edp_fx.errors import BudgetError
 from edp_fx.train.budget import Budget
 from edp_fx.train.importance import Importance
 
-KINDS = ("rank", "channel", "head", "kernel")
+KINDS = ("rank", "channel", "head", "kernel", "branch")
 DEFAULT_KINDS = KINDS[:3]
+WHOLE = ("kernel", "branch")  # of one element a group, that no axis tells apart
 
 
 def check_kinds(kinds: Sequence[str], budget: Budget | None, policy: str, importance: Importance) -> None:
-    """Raise :class:`BudgetError` where a kind is unknown, none is given, or kernels are asked for that cannot go."""
+    """Raise :class:`BudgetError` where a kind is unknown, none is given, or kernels or branches are asked for
+    that cannot go."""
     if not kinds or set(kinds) - set(KINDS):
         raise BudgetError(f"kinds {', '.join(kinds)}: take one or more of {', '.join(KINDS)}")
-    if "kernel" not in kinds:
+    whole = " and ".join(kind for kind in kinds if kind in WHOLE)
+    if not whole:
         return
     if policy != "budget" or budget is None or budget.metric != "macs":
-        raise BudgetError("kernels go to a budget of MACs only: give macs, or leave kernel out of the kinds")
-    if not importance.kernels:
-        raise BudgetError(
-            "kernels are weighed by the importance taylor only: take it, or leave kernel out of the kinds"
-        )
+        raise BudgetError(f"the kinds {whole} go to a budget of MACs only: give macs, or leave {whole} out")
+    if not importance.whole:
+        raise BudgetError(f"the kinds {whole} are weighed by the importance taylor only: take it, or leave {whole} out")
 
 
 def check_without_training(kinds: Sequence[str]) -> None:

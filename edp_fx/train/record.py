@@ -38,14 +38,17 @@ def layer_shapes(model: nn.Module) -> Shapes:
 
 def changes(before: Shapes, after: Shapes) -> list[dict[str, Any]]:
     """One record per layer: outputs, inputs and rank as [before, after]; form is ``pair``, ``merged``,
-    ``plain`` or ``separate`` (a depthwise and a pointwise layer)."""
+    ``plain``, ``separate`` (a depthwise and a pointwise layer) or ``gone`` (with its branch)."""
     records = []
     for name, old in before.items():
         separate = after.get(f"{name}.pointwise")
-        new = after.get(name, separate or {"outputs": 0, "inputs": 0, "rank": None})
-        form = "plain" if old["rank"] is None else "merged" if new["rank"] is None else "pair"
-        if separate:
+        new = after.get(name, separate)
+        if new is None:
+            form, new = "gone", {"outputs": 0, "inputs": 0, "rank": None if old["rank"] is None else 0}
+        elif separate:
             form = "separate"
+        else:
+            form = "plain" if old["rank"] is None else "merged" if new["rank"] is None else "pair"
         records.append(
             {
                 "name": name,

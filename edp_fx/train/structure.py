@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from edp_fx.inputs import normalize
+from edp_fx.passes.branches import DropBranches
 from edp_fx.passes.fuse import FusePairs, UnfusePairs
 from edp_fx.passes.merge import Chooser, MergePairs
 from edp_fx.passes.prune import prune
@@ -24,6 +25,7 @@ from edp_fx.train.elements import Keep
 if TYPE_CHECKING:
     from edp_fx.channels import ChannelGraph
     from edp_fx.channels.kernels import Kernels
+    from edp_fx.channels.residuals import Branch
 
 KeptIndices = dict[str, dict[int, NDArray[np.int64]]]
 
@@ -48,6 +50,7 @@ def reshape(
     keep: Keep,
     keep_pair: Chooser | None,
     separated: Sequence[Kernels],
+    dropped: Sequence[Branch],
 ) -> KeptIndices:
     """Prune ``gm`` to ``keep`` in place; merge the pairs that ``keep_pair`` does not want where it is given.
 
@@ -58,13 +61,14 @@ def reshape(
         keep: the elements of its groups that stay.
         keep_pair: (name, pair) -> whether a pruned pair is to stay two layers.
         separated: layers whose kernels go, all but one per input channel.
+        dropped: branches that go.
 
     Returns:
         Per parameter and axis, the indices that stayed.
     """
     gm.graph = form
     pruned = prune(gm, graph, keep)
-    reports = [pruned.report, SeparateConvs(separated)(gm).report]
+    reports = [pruned.report, DropBranches(dropped)(gm).report, SeparateConvs(separated)(gm).report]
     if keep_pair is not None:
         reports.append(MergePairs(keep_pair)(gm).report)
     gm.meta["edp_fx.reports"] = [*gm.meta.get("edp_fx.reports", []), *reports]

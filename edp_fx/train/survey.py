@@ -12,9 +12,11 @@ from torch import fx
 
 from edp_fx.channels import ChannelGraph, analyze
 from edp_fx.channels.kernels import Kernels, find_kernels
+from edp_fx.channels.residuals import Branch, find_branches
 from edp_fx.cost import TRAFFIC, CostModel
 from edp_fx.latency import LatencyTable
 from edp_fx.train.elements import Elements
+from edp_fx.train.kinds import WHOLE
 from edp_fx.train.prices import Prices
 from edp_fx.train.removals import aligned_floors
 from edp_fx.train.selection import Selector
@@ -50,6 +52,7 @@ class Survey:
     Attributes:
         graph: its analysis.
         kernels: layers that may become a depthwise and a pointwise one.
+        branches: what residual connections add, that may go as a whole.
         cost: the network's cost in the metric under any keep-set.
         work: what forms of layers and elements are compared by; ``cost`` but where MACs are counted without ranks.
         elements: the flat index of what may go.
@@ -64,23 +67,27 @@ class Survey:
         self._wanted = wanted
         self.graph: ChannelGraph = analyze(gm, example_inputs)
         self.kernels: Sequence[Kernels] = find_kernels(gm) if "kernel" in wanted.kinds else ()
-        self.cost = CostModel(gm, self.graph, wanted.metric, wanted.table, self.kernels)
+        self.branches: Sequence[Branch] = (
+            find_branches(gm, self.graph, -1 - len(self.kernels)) if "branch" in wanted.kinds else ()
+        )
+        self.cost = CostModel(gm, self.graph, wanted.metric, wanted.table, self.kernels, self.branches)
         self.work = self.cost
         if wanted.metric == "macs" and not wanted.ranks:
-            self.work = CostModel(gm, self.graph, kernels=self.kernels, traffic=TRAFFIC)
+            self.work = CostModel(gm, self.graph, kernels=self.kernels, branches=self.branches, traffic=TRAFFIC)
         groups = [
             group
             for group in self.graph.groups
             if group.prunable and group.kind in wanted.kinds and (group.exact or wanted.allow_inexact)
         ]
-        self.elements = Elements([*groups, *self.kernels], dict(gm.named_parameters()))
+        self.elements = Elements([*groups, *self.kernels, *self.branches], dict(gm.named_parameters()))
         self._prices = Prices(self.cost, self.elements)
         self._work_prices = self._prices if self.work is self.cost else Prices(self.work, self.elements)
 
     def floors(self, wanted: NDArray[Any]) -> NDArray[np.int64]:
-        """The fewest elements each group keeps [groups]: ``wanted`` as ``align`` allows, none for kernels."""
-        kernels = np.array([group.kind == "kernel" for group in self.elements.groups], dtype=bool)
-        return np.where(kernels, 0, aligned_floors(wanted, self.elements.sizes, self._wanted.align))
+        """The fewest elements each group keeps [groups]: ``wanted`` as ``align`` allows, none for kernels and
+        branches."""
+        whole = np.array([group.kind in WHOLE for group in self.elements.groups], dtype=bool)
+        return np.where(whole, 0, aligned_floors(wanted, self.elements.sizes, self._wanted.align))
 
     def selector(self, floors: NDArray[np.int64], sizes: NDArray[np.float64]) -> Selector:
         """What chooses, given the floors and the sizes [groups] that the groups had in the network as it came."""

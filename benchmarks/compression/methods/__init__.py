@@ -22,22 +22,25 @@ METHODS: dict[str, Callable[[Trial], nn.Module]] = {
     "tp-taylor": taylor,
     "svd": svd,
     "edp-ranks": partial(edp, kinds=("rank",)),
+    "edp-kernels": partial(edp, kinds=("channel", "kernel")),
     "edp-channels": partial(edp, kinds=("channel",)),
     "edp-lambda": partial(edp, kinds=("rank", "channel"), policy="lambda"),
     "edp-pairs": partial(edp, kinds=("rank", "channel")),
     "slimming": slimming,
 }
-GRADUAL = ("edp-budget", "tp-taylor", "edp-ranks", "edp-channels", "edp-pairs")  # on the trial's schedule
-WEIGHED = ("edp-budget", "edp-channels")  # what a layer puts out counts where they compare
+WEIGHED = ("edp-budget", "edp-kernels", "edp-channels")  # what a layer puts out counts where they compare
+GRADUAL = (*WEIGHED, "tp-taylor", "edp-ranks", "edp-pairs")  # on the trial's schedule
 TORCH_PRUNING = ("tp-group-norm", "tp-taylor")
 DESCRIPTIONS = {
     "dense": "the plain network",
     "thin": "every group of coupled channels of the plain network at the same share of its width, from scratch",
-    "edp-budget": "channels, in fours, and kernels (`--kinds channel,kernel`), Taylor importance, on a cubic schedule",
+    "edp-budget": "channels, in fours, kernels and residual branches (`--kinds channel,kernel,branch`), Taylor "
+    "importance, on a cubic schedule",
     "tp-group-norm": "Torch-Pruning, group norm with sparse learning for half of the steps, pruned once, trained on",
     "tp-taylor": "Torch-Pruning, group Taylor importance, pruned in steps on the same schedule as `edp-budget`",
     "svd": "trained for half of the steps, every layer cut by singular values, trained on",
     "edp-ranks": "edp-budget that removes ranks only",
+    "edp-kernels": "edp-budget that removes channels and kernels",
     "edp-channels": "edp-budget that removes channels only",
     "edp-pairs": "edp-budget that removes ranks and channels",
     "edp-lambda": "ranks and channels by fixed strengths of the group-sparse penalty: no MACs are asked for",

@@ -1,0 +1,95 @@
+"""Residual branches: the f in x + f(x), which can go as a whole."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx, nn
+
+from edp_fx.channels.graph import ChannelGraph
+from edp_fx.channels.homogeneous import is_homogeneous, is_linear_in_parameters
+
+SUMS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add)
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """What a residual connection adds to its input: a group of one element, kept or removed.
+
+    Attributes:
+        id: negative, apart from the ids of the groups of channels.
+        name: the graph node of the sum.
+        skip: the operand of the sum that stays.
+        nodes: the graph nodes that nothing but the branch needs.
+        parameters: those of its last layer, in which the branch is linear.
+    """
+
+    id: int
+    name: str
+    skip: str
+    nodes: tuple[str, ...]
+    parameters: tuple[str, ...]
+    kind: ClassVar[str] = "branch"
+    size: ClassVar[int] = 1
+
+
+def find_branches(gm: fx.GraphModule, graph: ChannelGraph, first_id: int = -1) -> list[Branch]:
+    """Every branch of an explicit graph, analysed, that a layer of its own can scale, ids from ``first_id`` down."""
+    owners = Counter(id(one) for _, one in gm.named_parameters(remove_duplicate=False))
+    calls = Counter(str(node.target) for node in gm.graph.nodes if node.op == "call_module")
+    shapes = graph.node_shapes
+    found: list[Branch] = []
+    for node in gm.graph.nodes:
+        if node.op != "call_function" or node.target not in SUMS or len(node.args) != 2 or node.kwargs:
+            continue
+        for end, skip in (node.args[::-1], node.args):
+            if not isinstance(end, fx.Node) or not isinstance(skip, fx.Node):
+                continue
+            if shapes[skip.name] != shapes[node.name]:
+                continue
+            inside = _inside(gm, end, node)
+            if not any(_source(gm, skip) is _source(gm, one) for user in inside for one in user.all_input_nodes):
+                continue
+            layer = _last_layer(gm, graph, end)
+            if layer is None or calls[layer] != 1:
+                continue
+            parameters = dict(gm.get_submodule(layer).named_parameters(prefix=layer))
+            if all(owners[id(one)] == 1 and one.requires_grad for one in parameters.values()):
+                names = tuple(one.name for one in inside)
+                found.append(Branch(first_id - len(found), node.name, skip.name, names, tuple(parameters)))
+                break
+    return found
+
+
+def _source(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """``node`` before any identities."""
+    while node.op == "call_module" and type(gm.get_submodule(str(node.target))) is nn.Identity:
+        (node,) = node.all_input_nodes
+    return node
+
+
+def _inside(gm: fx.GraphModule, end: fx.Node, total: fx.Node) -> list[fx.Node]:
+    """Nodes whose values go nowhere but by ``end`` into ``total``, last first."""
+    inside: dict[fx.Node, None] = {}
+    for node in reversed(gm.graph.nodes):
+        users = list(node.users)
+        only = users == [total] if node is end else bool(users) and all(user in inside for user in users)
+        if only and node.op != "placeholder":
+            inside[node] = None
+    return list(inside)
+
+
+def _last_layer(gm: fx.GraphModule, graph: ChannelGraph, end: fx.Node) -> str | None:
+    """The layer whose parameters scale ``end``: behind it only what passes a factor on."""
+    node = end
+    while True:
+        if node.op == "call_module" and any(True for _ in gm.get_submodule(str(node.target)).parameters()):
+            return str(node.target) if is_linear_in_parameters(gm, graph, node) else None
+        before = is_homogeneous(gm, graph, node)
+        if before is None:
+            return None
+        node = before

@@ -1,0 +1,162 @@
+"""Residual branches that go as a whole: which there are, what they cost, how exact they go, that a run drops them."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import timm
+import torch
+from noise import train
+from torch import Tensor, nn
+
+import edp_fx
+from edp_fx.channels.residuals import find_branches
+from edp_fx.cost import CostModel, measure
+from edp_fx.inputs import randomize_
+from edp_fx.passes.branches import DropBranches
+from edp_fx.train import Budget, Compressor, Schedule, parameter_groups
+from examples import networks
+
+TIMM = {  # blocks with an identity beside them, by what stands at their end
+    "efficientnet_b0": 9,  # batch norm with an activation that is none
+    "resnetv2_18": 5,  # a convolution without norm
+    "convnext_atto": 12,  # a product with a parameter, of permuted values
+    "vit_tiny_patch16_224": 24,
+    "deit3_small_patch16_224": 24,  # layer scale
+    "swin_tiny_patch4_window7_224": 24,  # windows put together again, and rolled
+    "mixer_s16_224": 16,  # transposed
+}
+
+
+def resnet20(x: Tensor) -> torch.fx.GraphModule:
+    torch.manual_seed(0)
+    model = networks.resnet20()
+    randomize_(model, 0)
+    return edp_fx.trace(model.eval(), x)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_branches_of_parameters_zero_add_nothing(name: str) -> None:
+    side = 224 if name.startswith(("vit", "deit", "swin", "mixer")) else 64
+    x = torch.randn(2, 3, side, side)
+    model = timm.create_model(name, num_classes=10)
+    randomize_(model, 0)
+    gm = edp_fx.trace(model.eval(), x)
+    branches = find_branches(gm, edp_fx.analyze(gm, x))
+    assert len(branches) == TIMM[name]
+    assert len({one.id for one in branches}) == len(branches) and max(one.id for one in branches) < 0
+    parameters = dict(gm.named_parameters())
+    with torch.no_grad():
+        whole = gm(x)
+        for one in branches[::2]:
+            for parameter in one.parameters:
+                parameters[parameter].zero_()
+        expected = gm(x)
+        assert (whole - expected).abs().max() > 1e-3 * whole.abs().max()  # they did add something
+        result = DropBranches(branches[::2])(gm)
+        assert result.report.rewritten == [one.name for one in reversed(branches[::2])]
+        assert (gm(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    left = {str(node.target) for node in gm.graph.nodes if node.op == "call_module"}
+    for one in branches[::2]:
+        assert not {parameter.rpartition(".")[0] for parameter in one.parameters} & left
+    assert len(find_branches(gm, edp_fx.analyze(gm, x))) == len(branches) - len(branches[::2])
+
+
+def test_a_branch_that_is_left_out_costs_nothing() -> None:
+    x = torch.randn(2, 3, 16, 16)
+    gm = resnet20(x)
+    graph = edp_fx.analyze(gm, x)
+    branches = find_branches(gm, graph)
+    assert len(branches) == 7  # of nine blocks two have a convolution beside them
+    cost = CostModel(gm, graph, branches=branches)
+    assert cost.dense == measure(networks.resnet20(), x).macs
+    chosen = branches[1::2]
+    predicted = cost.total({one.id: np.zeros(1) for one in chosen})
+    small = copy.deepcopy(gm)
+    DropBranches(chosen)(small)
+    assert predicted == measure(small, x).macs < cost.dense
+
+
+class Sums(nn.Module):
+    """Sums that are no residual connection whose branch a layer scales, and one that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.squashed, self.shared = (nn.Conv2d(3 if n == 0 else 4, 4, 3, padding=1) for n in range(3))
+        self.gate, self.other, self.seen, self.plain = (nn.Conv2d(4, 4, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.squashed(x).sigmoid()  # not 0 where its parameters are
+        x = x + self.shared(x)
+        x = x + self.shared(x)
+        x = self.gate(x) + self.other(x)  # nothing stays as it is
+        y = self.seen(x)
+        x = x + y
+        x = x + x.mean((2, 3), keepdim=True)  # no layer
+        return torch.cat([x + self.plain(x), y], 1)
+
+
+def test_what_no_layer_scales_is_no_branch() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    gm = edp_fx.trace(Sums().eval(), x)
+    (only,) = find_branches(gm, edp_fx.analyze(gm, x))
+    assert set(only.parameters) == {"plain.weight", "plain.bias"}
+
+
+def run(steps: int, *, pairs: bool = False) -> tuple[Compressor, Tensor]:
+    """ResNet-20 trained on noise for so many of 40 steps, with floors so high that branches have to go."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 16, 16)
+    gm = resnet20(x).train()
+    if pairs:
+        gm = edp_fx.insert(gm)
+    optimizer = torch.optim.SGD(parameter_groups(gm, 1e-4), lr=0.05, momentum=0.9)
+    compressor = Compressor(
+        gm,
+        x,
+        budget=Budget(macs=0.4),
+        optimizer=optimizer,
+        floor=0.75,
+        kinds=("rank", "channel", "branch") if pairs else ("channel", "kernel", "branch"),
+        schedule=Schedule(40, decisions=6, shrinks=3),
+    )
+    train(compressor, steps)
+    return compressor, x
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_run_drops_branches_and_keeps_the_function(pairs: bool) -> None:
+    compressor, x = run(40, pairs=pairs)
+    small = compressor.finish()
+    gone = [layer["name"] for layer in compressor.layers() if layer["form"] == "gone"]
+    assert len(gone) >= 2 and all(name.endswith(("conv1", "conv2")) for name in gone)
+    assert {name.replace("conv1", "conv2") for name in gone} == {name for name in gone if "conv2" in name}
+    assert not any(name in dict(small.named_modules()) for name in gone)
+    assert 0.35 <= measure(small, x).macs / compressor.dense == pytest.approx(compressor.macs, rel=1e-9)
+    assert compressor.macs <= 0.4
+    assert compressor.max_rel_diff < 1e-5
+    assert compressor.optimizer is not None
+    trained = {id(one) for group in compressor.optimizer.param_groups for one in group["params"]}
+    assert trained == {id(one) for one in small.parameters()}
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_saved_state_without_branches_is_taken_up(pairs: bool) -> None:
+    compressor, x = run(34, pairs=pairs)
+    fresh, _ = run(0, pairs=pairs)
+    fresh.load_state_dict(compressor.state_dict())
+    fresh.gm.load_state_dict(compressor.gm.state_dict())
+    assert any(layer["form"] == "gone" for layer in fresh.layers())
+    assert fresh.layers() == compressor.layers()
+    assert torch.equal(fresh.gm.eval()(x), compressor.gm.eval()(x))
+
+
+def test_a_branch_whose_last_layer_is_not_trained_stays() -> None:
+    x = torch.randn(2, 3, 16, 16)
+    gm = resnet20(x)
+    gm.get_parameter("blocks.1.bn2.bias").requires_grad_(False)
+    found = find_branches(gm, edp_fx.analyze(gm, x))
+    assert len(found) == 6 and not any("blocks.1.bn2.bias" in one.parameters for one in found)
