@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edp_fx.channels.residuals import SUMS, Branch
+from edp_fx.channels.residuals import Branch, is_sum
 from edp_fx.frontend.normal_form import is_impure
 from edp_fx.passes.base import Pass, PassReport, PassResult
 from edp_fx.passes.constants import _POINTWISE, _module
-
-_ADDS: tuple[Any, ...] = (*SUMS, "add", "add_")
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class RemoveDeadBranches(Pass):
         for node in list(gm.graph.nodes):
             if _is_zero(gm, node, zero):
                 zero.add(node)
-            elif node.target in _ADDS and len(node.args) == 2 and not node.kwargs:
+            elif is_sum(node):
                 kept = [one for one in node.args if one not in zero]
                 if len(kept) == 1 and isinstance(kept[0], fx.Node) and _shape(kept[0]) == _shape(node) is not None:
                     _replace(gm, node, kept[0])
@@ -69,8 +67,15 @@ def _replace(gm: fx.GraphModule, total: fx.Node, kept: fx.Node) -> None:
 
 def _swept(gm: fx.GraphModule, report: PassReport) -> PassResult:
     """Without what nothing needs any more."""
+
+    def changes_more(node: fx.Node) -> bool:
+        if node.op != "call_module":
+            return is_impure(node)
+        in_place = getattr(gm.get_submodule(str(node.target)), "inplace", False) is True
+        return in_place and any(len(one.users) > 1 for one in node.all_input_nodes)  # what others read, too
+
     if report.rewritten:
-        gm.graph.eliminate_dead_code(lambda node: node.op != "call_module" and is_impure(node))
+        gm.graph.eliminate_dead_code(changes_more)
         gm.delete_all_unused_submodules()
         gm.recompile()
     return PassResult(gm, bool(report.rewritten), report)

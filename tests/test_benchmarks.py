@@ -66,7 +66,7 @@ def test_the_plan_has_every_method_and_repeats_the_better_peer():
     assert Task("resnet20", "tp-taylor", 0.15, 2) in set(chain(*plan(rows)))
 
 
-@pytest.mark.parametrize("method", ["thin", "edp-channels", "tp-taylor", "svd", "slimming"])
+@pytest.mark.parametrize("method", ["thin", "edp-budget", "edp-channels", "tp-taylor", "svd", "slimming"])
 def test_a_method_ends_under_its_target(method):
     images = torch.rand(256, 1, 28, 28)
     data = ArrayDataset(images, torch.arange(256) % 10, mean=(0.5,), std=(0.3,))

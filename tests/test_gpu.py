@@ -75,7 +75,7 @@ def test_a_graph_traced_on_the_processor_moves_to_the_gpu_and_one_traced_there_b
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
-@pytest.mark.parametrize("kinds", [("rank", "channel"), ("channel", "kernel")])
+@pytest.mark.parametrize("kinds", [("rank", "channel"), ("channel", "kernel", "branch")])
 def test_a_run_ends_on_the_gpu_within_its_budget_and_goes_on_from_there(tmp_path: Path, precision, kinds):
     compact = edp_fx.compress(
         make(), loader(), macs=0.5, kinds=kinds, recipe=Recipe(epochs=6, precision=precision), val_loader=loader()

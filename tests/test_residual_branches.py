@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from noise import train
 from torch import Tensor, nn
 
@@ -15,11 +16,12 @@ import edp_fx
 from edp_fx.channels.residuals import find_branches
 from edp_fx.cost import CostModel, measure
 from edp_fx.inputs import randomize_
-from edp_fx.passes.branches import DropBranches
+from edp_fx.passes.branches import DropBranches, RemoveDeadBranches
 from edp_fx.train import Budget, Compressor, Schedule, parameter_groups
 from examples import networks
 
 TIMM = {  # blocks with an identity beside them, by what stands at their end
+    "torchvision:resnet18": 5,  # in place
     "efficientnet_b0": 9,  # batch norm with an activation that is none
     "resnetv2_18": 5,  # a convolution without norm
     "convnext_atto": 12,  # a product with a parameter, of permuted values
@@ -41,7 +43,8 @@ def resnet20(x: Tensor) -> torch.fx.GraphModule:
 def test_branches_of_parameters_zero_add_nothing(name: str) -> None:
     side = 224 if name.startswith(("vit", "deit", "swin", "mixer")) else 64
     x = torch.randn(2, 3, side, side)
-    model = timm.create_model(name, num_classes=10)
+    source, _, plain = name.rpartition(":")
+    model = torchvision.models.get_model(plain) if source else timm.create_model(name, num_classes=10)
     randomize_(model, 0)
     gm = edp_fx.trace(model.eval(), x)
     branches = find_branches(gm, edp_fx.analyze(gm, x))
@@ -93,7 +96,7 @@ class Sums(nn.Module):
         x = x + self.shared(x)
         x = x + self.shared(x)
         x = self.gate(x) + self.other(x)  # nothing stays as it is
-        y = self.seen(x)
+        y = self.seen(x)[:, :, : x.shape[2] + x.shape[3]]
         x = x + y
         x = x + x.mean((2, 3), keepdim=True)  # no layer
         return torch.cat([x + self.plain(x), y], 1)
@@ -104,6 +107,44 @@ def test_what_no_layer_scales_is_no_branch() -> None:
     gm = edp_fx.trace(Sums().eval(), x)
     (only,) = find_branches(gm, edp_fx.analyze(gm, x))
     assert set(only.parameters) == {"plain.weight", "plain.bias"}
+
+
+class InPlace(nn.Module):
+    """Branches that change what they are added to, or what they are added in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.branches = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.branches[0](self.act(x))
+        x = x + y  # of what the activation left
+        y = self.branches[1](torch.relu(x).neg_())
+        y += x
+        x = y - 1
+        x += self.branches[2](x)
+        return x.add(self.branches[3](x.mul_(2)))
+
+
+@pytest.mark.parametrize("chosen", [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4), slice(0, 4)])
+def test_what_a_branch_does_in_place_stays(chosen: slice) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8)
+    gm = edp_fx.trace(InPlace().eval(), x)
+    branches = find_branches(gm, edp_fx.analyze(gm, x))[chosen]
+    assert len(branches) == chosen.stop - chosen.start
+    parameters = dict(gm.named_parameters())
+    with torch.no_grad():
+        for name in (name for one in branches for name in one.parameters):
+            parameters[name].zero_()
+        for drop in (DropBranches(branches), RemoveDeadBranches()):
+            small = copy.deepcopy(gm)
+            expected = gm(x)
+            assert len(drop(small).report.rewritten) == len(branches)
+            assert torch.equal(small(x), expected)
 
 
 def run(steps: int, *, pairs: bool = False) -> tuple[Compressor, Tensor]:

@@ -13,7 +13,7 @@ from torch import fx, nn
 from edp_fx.channels.graph import ChannelGraph
 from edp_fx.channels.homogeneous import is_homogeneous, is_linear_in_parameters
 
-SUMS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add)
+_SUMS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +44,12 @@ def find_branches(gm: fx.GraphModule, graph: ChannelGraph, first_id: int = -1) -
     shapes = graph.node_shapes
     found: list[Branch] = []
     for node in gm.graph.nodes:
-        if node.op != "call_function" or node.target not in SUMS or len(node.args) != 2 or node.kwargs:
+        if not is_sum(node):
             continue
         for end, skip in (node.args[::-1], node.args):
             if not isinstance(end, fx.Node) or not isinstance(skip, fx.Node):
                 continue
-            if shapes[skip.name] != shapes[node.name]:
+            if not shapes.get(node.name) or shapes[node.name] != shapes.get(skip.name):  # of sizes, or broadcast
                 continue
             inside = _inside(gm, end, node)
             if not any(_source(gm, skip) is _source(gm, one) for user in inside for one in user.all_input_nodes):
@@ -63,6 +63,12 @@ def find_branches(gm: fx.GraphModule, graph: ChannelGraph, first_id: int = -1) -
                 found.append(Branch(first_id - len(found), node.name, skip.name, names, tuple(parameters)))
                 break
     return found
+
+
+def is_sum(node: fx.Node) -> bool:
+    """Whether a node is a + b, be it in place."""
+    called = node.op in ("call_function", "call_method")
+    return called and node.target in _SUMS and len(node.args) == 2 and not node.kwargs
 
 
 def _source(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
