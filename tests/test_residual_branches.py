@@ -193,11 +193,3 @@ def test_a_saved_state_without_branches_is_taken_up(pairs: bool) -> None:
     assert any(layer["form"] == "gone" for layer in fresh.layers())
     assert fresh.layers() == compressor.layers()
     assert torch.equal(fresh.gm.eval()(x), compressor.gm.eval()(x))
-
-
-def test_a_branch_whose_last_layer_is_not_trained_stays() -> None:
-    x = torch.randn(2, 3, 16, 16)
-    gm = resnet20(x)
-    gm.get_parameter("blocks.1.bn2.bias").requires_grad_(False)
-    found = find_branches(gm, edp_fx.analyze(gm, x))
-    assert len(found) == 6 and not any("blocks.1.bn2.bias" in one.parameters for one in found)

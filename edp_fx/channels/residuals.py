@@ -58,7 +58,7 @@ def find_branches(gm: fx.GraphModule, graph: ChannelGraph, first_id: int = -1) -
             if layer is None or calls[layer] != 1:
                 continue
             parameters = dict(gm.get_submodule(layer).named_parameters(prefix=layer))
-            if all(owners[id(one)] == 1 and one.requires_grad for one in parameters.values()):
+            if all(owners[id(one)] == 1 for one in parameters.values()):
                 names = tuple(one.name for one in inside)
                 found.append(Branch(first_id - len(found), node.name, skip.name, names, tuple(parameters)))
                 break

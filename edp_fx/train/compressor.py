@@ -105,7 +105,8 @@ class Compressor:
         self.strength = strength or Strength()
         # without a step no gradient weighs them
         offered = tuple(kind for kind in kinds if kind not in WHOLE or self.schedule.total)
-        self._wanted = Wanted(self.metric, offered, allow_inexact, align, latency_table)
+        trained = self.importance.gradients and self.schedule.total > 0
+        self._wanted = Wanted(self.metric, offered, allow_inexact, align, latency_table, trained)
         self.count = 0
         self.events: list[dict[str, Any]] = []
         self.max_rel_diff = 0.0
@@ -116,7 +117,7 @@ class Compressor:
 
         self._form = explicit(self.gm)
         self.survey = Survey(self.gm, self.example_inputs, self._wanted)
-        self.refused = refusals(self.gm, self.survey.graph, self.kinds, allow_inexact)
+        self.refused = refusals(self.gm, self.survey, self.kinds, allow_inexact)
         self._shapes = layer_shapes(self.gm)
         self.fading = Fading(self.elements, self.schedule)
         self.floors = self.survey.floors(np.ceil(floor * self.elements.sizes))

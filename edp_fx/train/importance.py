@@ -40,10 +40,10 @@ class Importance:
 
     Attributes:
         total: what it accumulates [n+1]; the last entry collects what nobody owns.
-        whole: whether it can weigh kernels and branches against channels.
+        gradients: whether it weighs by gradients: what has none cannot be weighed, but kernels and branches can, too.
     """
 
-    whole: ClassVar[bool] = False
+    gradients: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
@@ -77,7 +77,7 @@ class Taylor(Importance):
     that of w ∂L/∂w over the parameters of its last layer.
     """
 
-    whole = True
+    gradients = True
 
     def accumulate(self, context: Context) -> None:
         """Add this step's squared gate gradients."""

@@ -23,7 +23,7 @@ def check_kinds(kinds: Sequence[str], budget: Budget | None, policy: str, import
         return
     if policy != "budget" or budget is None or budget.metric != "macs":
         raise BudgetError(f"the kinds {whole} go to a budget of MACs only: give macs, or leave {whole} out")
-    if not importance.whole:
+    if not importance.gradients:
         raise BudgetError(f"the kinds {whole} are weighed by the importance taylor only: take it, or leave {whole} out")
 
 

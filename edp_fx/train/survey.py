@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
-from edp_fx.channels import ChannelGraph, analyze
+from edp_fx.channels import ChannelGraph, Group, analyze
 from edp_fx.channels.kernels import Kernels, find_kernels
 from edp_fx.channels.residuals import Branch, find_branches
 from edp_fx.cost import TRAFFIC, CostModel
@@ -32,6 +32,7 @@ class Wanted:
         allow_inexact: also groups whose removal changes the function otherwise.
         align: counts are kept multiples of so many.
         table: measures layers for a budget of latency.
+        trained: only what a layer that is trained reads: the others have no gradient to weigh it by.
     """
 
     metric: str
@@ -39,6 +40,7 @@ class Wanted:
     allow_inexact: bool
     align: int
     table: LatencyTable | None
+    trained: bool
 
     @property
     def ranks(self) -> bool:
@@ -56,6 +58,7 @@ class Survey:
         cost: the network's cost in the metric under any keep-set.
         work: what forms of layers and elements are compared by; ``cost`` but where MACs are counted without ranks.
         elements: the flat index of what may go.
+        untrained: groups that stay because a layer that reads them is not trained.
 
     Args:
         gm: the network, its pairs explicit.
@@ -66,10 +69,11 @@ class Survey:
     def __init__(self, gm: fx.GraphModule, example_inputs: tuple[Any, ...], wanted: Wanted) -> None:
         self._wanted = wanted
         self.graph: ChannelGraph = analyze(gm, example_inputs)
-        self.kernels: Sequence[Kernels] = find_kernels(gm) if "kernel" in wanted.kinds else ()
-        self.branches: Sequence[Branch] = (
-            find_branches(gm, self.graph, -1 - len(self.kernels)) if "branch" in wanted.kinds else ()
-        )
+        frozen = {name for name, one in gm.named_parameters() if wanted.trained and not one.requires_grad}
+        kernels = find_kernels(gm) if "kernel" in wanted.kinds else []
+        branches = find_branches(gm, self.graph, -1 - len(kernels)) if "branch" in wanted.kinds else []
+        self.kernels: Sequence[Kernels] = [one for one in kernels if one.parameter not in frozen]
+        self.branches: Sequence[Branch] = [one for one in branches if frozen.isdisjoint(one.parameters)]
         self.cost = CostModel(gm, self.graph, wanted.metric, wanted.table, self.kernels, self.branches)
         self.work = self.cost
         if wanted.metric == "macs" and not wanted.ranks:
@@ -79,6 +83,8 @@ class Survey:
             for group in self.graph.groups
             if group.prunable and group.kind in wanted.kinds and (group.exact or wanted.allow_inexact)
         ]
+        self.untrained = [group for group in groups if not frozen.isdisjoint(_readers(group))]
+        groups = [group for group in groups if group not in self.untrained]
         self.elements = Elements([*groups, *self.kernels, *self.branches], dict(gm.named_parameters()))
         self._prices = Prices(self.cost, self.elements)
         self._work_prices = self._prices if self.work is self.cost else Prices(self.work, self.elements)
@@ -97,3 +103,11 @@ class Survey:
         channel = np.array([group.kind == "channel" for group in elements.groups], dtype=bool)
         widths = np.where(channel, sizes / elements.sizes, 0.0)[elements.group_of]
         return Selector(elements, self._prices, floors, self._work_prices, widths, align)
+
+
+def _readers(group: Group) -> list[str]:
+    """Parameters that a group is weighed by: its consumers', or its producers' where no parameter reads it."""
+    by_role: dict[str, list[str]] = {}
+    for member in group.members:
+        by_role.setdefault(member.role, []).append(member.parameter)
+    return by_role.get("consumer") or by_role.get("producer", [])
