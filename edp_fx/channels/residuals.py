@@ -25,7 +25,8 @@ class Branch:
         name: the graph node of the sum.
         skip: the operand of the sum that stays.
         nodes: the graph nodes that nothing but the branch needs.
-        parameters: those of its last layer, in which the branch is linear.
+        parameters: those of its last layer, in which the branch is linear, all with the output channels first.
+        channels: how many those are.
     """
 
     id: int
@@ -33,6 +34,7 @@ class Branch:
     skip: str
     nodes: tuple[str, ...]
     parameters: tuple[str, ...]
+    channels: int
     kind: ClassVar[str] = "branch"
     size: ClassVar[int] = 1
 
@@ -58,9 +60,12 @@ def find_branches(gm: fx.GraphModule, graph: ChannelGraph, first_id: int = -1) -
             if layer is None or calls[layer] != 1:
                 continue
             parameters = dict(gm.get_submodule(layer).named_parameters(prefix=layer))
-            if all(owners[id(one)] == 1 for one in parameters.values()):
+            lengths = {len(one) if one.dim() else 0 for one in parameters.values()}
+            if len(lengths) == 1 and all(owners[id(one)] == 1 for one in parameters.values()):
                 names = tuple(one.name for one in inside)
-                found.append(Branch(first_id - len(found), node.name, skip.name, names, tuple(parameters)))
+                found.append(
+                    Branch(first_id - len(found), node.name, skip.name, names, tuple(parameters), lengths.pop())
+                )
                 break
     return found
 
@@ -94,7 +99,8 @@ def _last_layer(gm: fx.GraphModule, graph: ChannelGraph, end: fx.Node) -> str | 
     node = end
     while True:
         if node.op == "call_module" and any(True for _ in gm.get_submodule(str(node.target)).parameters()):
-            return str(node.target) if is_linear_in_parameters(gm, graph, node) else None
+            transposed = isinstance(gm.get_submodule(str(node.target)), nn.modules.conv._ConvTransposeNd)
+            return str(node.target) if not transposed and is_linear_in_parameters(gm, graph, node) else None
         before = is_homogeneous(gm, graph, node)
         if before is None:
             return None

@@ -20,11 +20,11 @@ from edp_fx.latency import LatencyTable
 from edp_fx.pairs import Pair
 from edp_fx.passes.merge import Chooser
 from edp_fx.train.budget import Budget, check_reachable
-from edp_fx.train.elements import Elements, Keep
+from edp_fx.train.elements import WHOLE, Elements, Keep
 from edp_fx.train.factors import coefficient_gains
 from edp_fx.train.fading import NEVER, Fading
 from edp_fx.train.importance import Context, Importance, agreed, make_importance
-from edp_fx.train.kinds import DEFAULT_KINDS, WHOLE, check_kinds
+from edp_fx.train.kinds import DEFAULT_KINDS, check_kinds
 from edp_fx.train.optimizer import carry_state, without_decay
 from edp_fx.train.proximal import Proximal, Strength, balance
 from edp_fx.train.record import changes, layer_shapes, refusals

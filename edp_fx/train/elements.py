@@ -1,9 +1,9 @@
 """All removable elements of a network (ranks, channels, head dimensions, kernels, branches) as one flat index.
 
 A channel group couples slices of many parameters: element ``e`` of a group owns, in each member parameter,
-the indices of one axis where ``owner == e``; kernels and branches are one element that owns a part of a parameter, or
-all of it, that no axis tells apart. Numbering the elements of all groups 0 … n-1 turns every question about groups
-(norms, gradients, scaling) into one scatter or gather per parameter axis.
+the indices of one axis where ``owner == e``; kernels are one element that owns a part of a parameter that no axis
+tells apart, a branch one that owns all of its last layer. Numbering the elements of all groups 0 … n-1 turns every
+question about groups (norms, gradients, scaling) into one scatter or gather per parameter axis.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edp_fx.channels import Group
 
 Keep = dict[int, NDArray[np.bool_]]
+WHOLE = ("kernel", "branch")  # kinds of one element a group
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,7 @@ class Site:
     """One axis of one parameter: ``index[i]`` is the element that owns index i, or n where none does.
 
     Axis None: ``index`` has length 1, and its element owns what ``part`` gives of the parameter (of many at once).
+    A branch owns all of the parameters of its last layer: ``slots[i]`` numbers its output channels among those of all.
     """
 
     parameter: str
@@ -38,11 +40,12 @@ class Site:
     role: str
     index: Tensor
     part: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
+    slots: Tensor | None = None
 
     @property
-    def place(self) -> int | str:
+    def place(self) -> tuple[int | None, bool]:
         """What tells it from other sites of its parameter."""
-        return self.role if self.axis is None else self.axis
+        return self.axis, self.slots is not None
 
     def line(self, values: Tensor) -> Tensor:
         """``values``, shaped as the parameter, summed over all axes but this one [its length]."""
@@ -77,16 +80,20 @@ class Elements:
         # per element: position of its group in `groups`
         self.group_of = np.repeat(np.arange(len(groups)), self.sizes)
         index: dict[tuple[str, int, str], NDArray[np.int64]] = {}
-        whole: list[Site] = []
+        kernels: list[Site] = []
+        branches: list[Site] = []
+        owners: list[Tensor] = []
         consumed = np.zeros(len(groups), dtype=bool)
         for number, group in enumerate(groups):
             if isinstance(group, Kernels):
                 element = torch.from_numpy(self.offsets[number : number + 1])
-                whole.append(Site(group.parameter, None, group.kind, element, beyond_one_kernel))
+                kernels.append(Site(group.parameter, None, group.kind, element, beyond_one_kernel))
                 continue
             if isinstance(group, Branch):
-                element = torch.from_numpy(self.offsets[number : number + 1])
-                whole.extend(Site(name, None, group.kind, element, _all) for name in group.parameters if name in names)
+                element = torch.full((group.channels,), int(self.offsets[number]))
+                slots = torch.arange(group.channels) + sum(map(len, owners))
+                owners.append(element)
+                branches.extend(Site(name, 0, group.kind, element, slots=slots) for name in group.parameters)
                 continue
             for member in group.members:
                 if member.parameter not in names:
@@ -97,7 +104,8 @@ class Elements:
                 mine = owner >= 0
                 flat[mine] = owner[mine] + self.offsets[number]
                 consumed[number] |= member.role == "consumer"
-        self.sites = (*(Site(*key, torch.from_numpy(flat)) for key, flat in index.items()), *whole)
+        self.sites = (*(Site(*key, torch.from_numpy(flat)) for key, flat in index.items()), *kernels, *branches)
+        self._owners = torch.cat([*owners, torch.zeros(0, dtype=torch.int64)])
         ranks = np.array([group.kind == "rank" for group in groups], dtype=bool)
         # The change of the loss when an element goes is seen at its consumers' slices or, where no parameter
         # consumes it (the product of queries and keys), at its producers'.
@@ -139,6 +147,16 @@ class Elements:
         places, values = zip(*known)
         return total.index_add_(0, torch.cat(places), torch.cat(values))
 
+    def channel_squares(self, lines: Iterable[tuple[Site, Tensor]], device: torch.device) -> Tensor:
+        """Branches' lines [channels] summed channel by channel, the squares of that summed by element [n+1]."""
+        total = torch.zeros(self.n + 1, device=device)
+        known = [(site.slots.to(device), line) for site, line in lines if site.slots is not None]
+        if not known:
+            return total
+        slots, values = zip(*known)
+        channels = torch.zeros(len(self._owners), device=device).index_add_(0, torch.cat(slots), torch.cat(values))
+        return total.index_add_(0, self._owners.to(device), channels.square_())
+
     def scale(self, site: Site, parameter: Tensor, factor: Tensor) -> None:
         """Multiply the parameter's slices in place by their elements' factors [n+1] (last entry 1)."""
         shape = [1] * parameter.dim()
@@ -175,8 +193,8 @@ class Elements:
             known = [key for key in _before(site, separated) if key in here]
             if not known:
                 continue
-            (parameter, place), old = known[0], here[known[0]]
-            chosen = kept.get(parameter, {}).get(place) if isinstance(place, int) else None
+            (parameter, (axis, _)), old = known[0], here[known[0]]
+            chosen = None if axis is None else kept.get(parameter, {}).get(axis)
             lined = old if chosen is None else old[np.asarray(chosen, dtype=np.int64)]
             index = site.index.numpy()
             if len(lined) != len(index):
@@ -186,16 +204,12 @@ class Elements:
         return result[: new.n]
 
 
-def _all(values: Sequence[Tensor]) -> list[Tensor]:
-    return list(values)
-
-
-def _before(site: Site, separated: Collection[str]) -> list[tuple[str, int | str]]:
+def _before(site: Site, separated: Collection[str]) -> list[tuple[str, tuple[int | None, bool]]]:
     """Parameters and axes whose indices were those of ``site`` before layers, plain or pairs, were separated."""
     layer, _, leaf = site.parameter.rpartition(".")
     owner, _, part = layer.rpartition(".")
     if owner not in separated:
         return [(site.parameter, site.place)]
     if part == "depthwise" or site.axis == 1:
-        return [(f"{owner}.weight", 1), (f"{owner}.basis.weight", 1)]
+        return [(f"{owner}.weight", (1, False)), (f"{owner}.basis.weight", (1, False))]
     return [(f"{owner}.{leaf}", site.place), (f"{owner}.coefficient.{leaf}", site.place)]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from edp_fx.errors import BudgetError
 from edp_fx.train.budget import Budget
+from edp_fx.train.elements import WHOLE
 from edp_fx.train.importance import Importance
 
 KINDS = ("rank", "channel", "head", "kernel", "branch")
 DEFAULT_KINDS = KINDS[:3]
-WHOLE = ("kernel", "branch")  # of one element a group, that no axis tells apart
 
 
 def check_kinds(kinds: Sequence[str], budget: Budget | None, policy: str, importance: Importance) -> None:

@@ -15,8 +15,7 @@ from edp_fx.channels.kernels import Kernels, find_kernels
 from edp_fx.channels.residuals import Branch, find_branches
 from edp_fx.cost import TRAFFIC, CostModel
 from edp_fx.latency import LatencyTable
-from edp_fx.train.elements import Elements
-from edp_fx.train.kinds import WHOLE
+from edp_fx.train.elements import WHOLE, Elements
 from edp_fx.train.prices import Prices
 from edp_fx.train.removals import aligned_floors
 from edp_fx.train.selection import Selector
