@@ -61,6 +61,17 @@ class RemoveDeadBranches(Pass):
 
 
 def _replace(gm: fx.GraphModule, total: fx.Node, kept: fx.Node) -> None:
+    """Let ``kept`` take the place of a sum, whose value was nobody else's: what changed that in place may not change
+    ``kept``, which others read and the backward pass may need."""
+    users = list(total.users)
+    if any(_in_place(gm, user) for user in users):
+        module = _module(gm, users[0])
+        if module is not None and len(users) == 1:
+            setattr(module, "inplace", False)  # noqa: B010
+        else:
+            with gm.graph.inserting_before(total):
+                copied = gm.graph.call_method("clone", (kept,))
+            copied.meta, kept = dict(total.meta), copied
     total.replace_all_uses_with(kept)
     gm.graph.erase_node(total)
 
@@ -68,17 +79,33 @@ def _replace(gm: fx.GraphModule, total: fx.Node, kept: fx.Node) -> None:
 def _swept(gm: fx.GraphModule, report: PassReport) -> PassResult:
     """Without what nothing needs any more."""
 
-    def changes_more(node: fx.Node) -> bool:
-        if node.op != "call_module":
-            return is_impure(node)
-        in_place = getattr(gm.get_submodule(str(node.target)), "inplace", False) is True
-        return in_place and any(len(one.users) > 1 for one in node.all_input_nodes)  # what others read, too
+    def changes_others(node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return _in_place(gm, node) and not _own(gm, node.args[0])
+        return is_impure(node) and not (_in_place(gm, node) and _own(gm, node.args[0]))
 
     if report.rewritten:
-        gm.graph.eliminate_dead_code(changes_more)
+        gm.graph.eliminate_dead_code(changes_others)
         gm.delete_all_unused_submodules()
         gm.recompile()
     return PassResult(gm, bool(report.rewritten), report)
+
+
+def _in_place(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node changes its first argument."""
+    if node.op == "call_module":
+        return bool(node.args) and getattr(_module(gm, node), "inplace", False) is True
+    return node.op in ("call_function", "call_method") and bool(node.args) and is_impure(node)
+
+
+def _own(gm: fx.GraphModule, value: object) -> bool:
+    """Whether nobody but one node reads a tensor, or what it may be a view of."""
+    if not isinstance(value, fx.Node) or len(value.users) != 1:
+        return False
+    module = _module(gm, value)
+    new = is_sum(value) or (module is not None and any(True for _ in module.parameters()))
+    before = value.all_input_nodes
+    return (new and not _in_place(gm, value)) or (bool(before) and all(_own(gm, one) for one in before))
 
 
 def _shape(node: fx.Node) -> torch.Size | None:

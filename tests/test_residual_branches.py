@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from noise import train
 from torch import Tensor, nn
@@ -145,6 +147,41 @@ def test_what_a_branch_does_in_place_stays(chosen: slice) -> None:
             expected = gm(x)
             assert len(drop(small).report.rewritten) == len(branches)
             assert torch.equal(small(x), expected)
+
+
+class Behind(nn.Module):
+    """What changes a sum in place, behind something that the backward pass needs."""
+
+    def __init__(self, behind: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.branch = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.behind = behind
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).sigmoid()
+        return torch.cat([self.behind(x + self.branch(x)), x], 1)
+
+
+@pytest.mark.parametrize(
+    "behind", [nn.ReLU6(inplace=True), lambda x: F.relu(x, inplace=True), lambda x: x.mul_(2), lambda x: x.add_(1)]
+)
+def test_what_changed_the_sum_in_place_leaves_alone_what_stays(behind: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8)
+    gm = edp_fx.trace(Behind(behind), x)
+    branches = find_branches(gm, edp_fx.analyze(gm, x))
+    for name in branches[0].parameters:
+        nn.init.zeros_(gm.get_parameter(name))
+    for drop in (DropBranches(branches), RemoveDeadBranches()):
+        small = copy.deepcopy(gm)
+        assert drop(small).report.rewritten
+        assert torch.equal(small(x), gm(x))
+        small(x).sum().backward()
+        gm.zero_grad()
+        gm(x).sum().backward()
+        expected = gm.get_parameter("stem.weight").grad
+        actual = small.get_parameter("stem.weight").grad
+        assert expected is not None and actual is not None and torch.allclose(actual, expected, atol=1e-5)
 
 
 def run(steps: int, *, pairs: bool = False) -> tuple[Compressor, Tensor]:
