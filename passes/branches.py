@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edp_fx.channels.residuals import Branch, is_sum
+from edp_fx.frontend.aliases import Aliases
 from edp_fx.frontend.normal_form import is_impure
 from edp_fx.passes.base import Pass, PassReport, PassResult
 from edp_fx.passes.constants import _POINTWISE, _module
@@ -61,13 +62,17 @@ class RemoveDeadBranches(Pass):
 
 
 def _replace(gm: fx.GraphModule, total: fx.Node, kept: fx.Node) -> None:
-    """Let ``kept`` take the place of a sum, whose value was nobody else's: what changed that in place may not change
-    ``kept``, which others read and the backward pass may need."""
-    users = list(total.users)
-    if any(_in_place(gm, user) for user in users):
-        module = _module(gm, users[0])
-        if module is not None and len(users) == 1:
-            setattr(module, "inplace", False)  # noqa: B010
+    """Let ``kept`` take the place of a sum, whose value was nobody else's: what changes either in place afterwards may
+    not change the other."""
+    aliases = Aliases(gm)
+    same = total in aliases.of(kept)  # a sum in place: they were one value before, too
+    if not same and (aliases.changed_after(total, total) or aliases.changed_after(total, kept)):
+        users = list(total.users)
+        modules = [one for one in users if one.op == "call_module" and one in aliases.writers]
+        calls = [one for one in gm.graph.nodes if modules and one.op == "call_module" and one.target == users[0].target]
+        changing = [one for one, target in aliases.writers.items() if target in aliases.of(total) and one is not total]
+        if len(users) == len(calls) == 1 and changing == users and not aliases.changed_after(total, kept):
+            setattr(gm.get_submodule(str(users[0].target)), "inplace", False)  # noqa: B010
         else:
             with gm.graph.inserting_before(total):
                 copied = gm.graph.call_method("clone", (kept,))
@@ -78,34 +83,17 @@ def _replace(gm: fx.GraphModule, total: fx.Node, kept: fx.Node) -> None:
 
 def _swept(gm: fx.GraphModule, report: PassReport) -> PassResult:
     """Without what nothing needs any more."""
-
-    def changes_others(node: fx.Node) -> bool:
-        if node.op == "call_module":
-            return _in_place(gm, node) and not _own(gm, node.args[0])
-        return is_impure(node) and not (_in_place(gm, node) and _own(gm, node.args[0]))
-
     if report.rewritten:
-        gm.graph.eliminate_dead_code(changes_others)
+        aliases = Aliases(gm)
+        for node in reversed(list(gm.graph.nodes)):
+            if node.users or node.op in ("placeholder", "output"):
+                continue
+            if aliases.seen_after(node) if node in aliases.writers else node.op != "call_module" and is_impure(node):
+                continue
+            gm.graph.erase_node(node)
         gm.delete_all_unused_submodules()
         gm.recompile()
     return PassResult(gm, bool(report.rewritten), report)
-
-
-def _in_place(gm: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node changes its first argument."""
-    if node.op == "call_module":
-        return bool(node.args) and getattr(_module(gm, node), "inplace", False) is True
-    return node.op in ("call_function", "call_method") and bool(node.args) and is_impure(node)
-
-
-def _own(gm: fx.GraphModule, value: object) -> bool:
-    """Whether nobody but one node reads a tensor, or what it may be a view of."""
-    if not isinstance(value, fx.Node) or len(value.users) != 1:
-        return False
-    module = _module(gm, value)
-    new = is_sum(value) or (module is not None and any(True for _ in module.parameters()))
-    before = value.all_input_nodes
-    return (new and not _in_place(gm, value)) or (bool(before) and all(_own(gm, one) for one in before))
 
 
 def _shape(node: fx.Node) -> torch.Size | None:

@@ -163,7 +163,15 @@ class Behind(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "behind", [nn.ReLU6(inplace=True), lambda x: F.relu(x, inplace=True), lambda x: x.mul_(2), lambda x: x.add_(1)]
+    "behind",
+    [
+        nn.ReLU6(inplace=True),
+        lambda x: F.relu(x, inplace=True),
+        lambda x: x.mul_(2),
+        lambda x: x.add_(1),
+        lambda x: x.flatten(1).mul_(2).view_as(x),
+        nn.Sequential(nn.Dropout(0.0), nn.ReLU(inplace=True)),
+    ],
 )
 def test_what_changed_the_sum_in_place_leaves_alone_what_stays(behind: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
@@ -182,6 +190,83 @@ def test_what_changed_the_sum_in_place_leaves_alone_what_stays(behind: Callable[
         expected = gm.get_parameter("stem.weight").grad
         actual = small.get_parameter("stem.weight").grad
         assert expected is not None and actual is not None and torch.allclose(actual, expected, atol=1e-5)
+
+
+class Shared(nn.Module):
+    """One activation in place, called before a branch and behind a sum; and a skip that is changed after the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.branches = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.branches[0](self.act(x))
+        x = (x + y).sin()
+        z = self.act(x + self.branches[1](x))
+        y = x + self.branches[2](x)
+        return torch.cat([x, z, y + 2 * self.act(x)], 1)
+
+
+@pytest.mark.parametrize("chosen", [0, 1, 2])
+def test_an_activation_called_in_several_places_goes_on_working_in_place(chosen: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8)
+    gm = edp_fx.trace(Shared().eval(), x)
+    (branch,) = find_branches(gm, edp_fx.analyze(gm, x))[chosen : chosen + 1]
+    for name in branch.parameters:
+        nn.init.zeros_(gm.get_parameter(name))
+    small = copy.deepcopy(gm)
+    DropBranches([branch])(small)
+    assert torch.equal(small(x), gm(x))
+
+
+class Squeezed(nn.Module):
+    """What stands in a branch reads values twice, changes them in place, and starts as nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gate, self.last = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        y = y * self.gate(y.mean((2, 3), keepdim=True)).sigmoid()
+        y = F.normalize(F.relu(y, inplace=True), dim=1)
+        return x + self.last(y) * self.scale
+
+
+def test_all_of_a_dropped_branch_goes() -> None:
+    x = torch.randn(2, 4, 8, 8)
+    gm = edp_fx.trace(nn.Sequential(Squeezed(), nn.Conv2d(4, 4, 1)).eval(), x)
+    (branch,) = find_branches(gm, edp_fx.analyze(gm, x))
+    assert set(branch.parameters) == {"0.last.weight", "0.last.bias"}
+    DropBranches([branch])(gm)
+    assert [node.target for node in gm.graph.nodes if node.op != "placeholder"][:-1] == ["1"]
+
+
+class Odd(nn.Module):
+    """Branches of several outputs, of statistics without scale, of a number, and a layer that is read beside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide, self.seen, self.normed = (nn.Conv2d(4, n, 1) for n in (4, 8, 4, 4))
+        self.norm = nn.BatchNorm2d(4, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.wide(x).chunk(2, 1)[0]
+        x = x + self.norm(self.normed(x))
+        y = self.seen(x)
+        return torch.cat([x + y[:, :, : x.shape[2]], y], 1)
+
+
+def test_what_is_linear_only_at_first_or_not_alone_is_no_branch() -> None:
+    x = torch.randn(2, 4, 8, 8)
+    gm = edp_fx.trace(Odd().eval(), x)
+    assert not find_branches(gm, edp_fx.analyze(gm, x))
 
 
 def run(steps: int, *, pairs: bool = False) -> tuple[Compressor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from edp_fx.channels.graph import ChannelGraph
-from edp_fx.channels.homogeneous import is_homogeneous, is_linear_in_parameters
+from edp_fx.channels.homogeneous import Trials
 
 _SUMS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
 
@@ -43,7 +44,7 @@ def find_branches(gm: fx.GraphModule, graph: ChannelGraph, first_id: int = -1) -
     """Every branch of an explicit graph, analysed, that a layer of its own can scale, ids from ``first_id`` down."""
     owners = Counter(id(one) for _, one in gm.named_parameters(remove_duplicate=False))
     calls = Counter(str(node.target) for node in gm.graph.nodes if node.op == "call_module")
-    shapes = graph.node_shapes
+    shapes, trials = graph.node_shapes, Trials(gm, graph)
     found: list[Branch] = []
     for node in gm.graph.nodes:
         if not is_sum(node):
@@ -56,12 +57,12 @@ def find_branches(gm: fx.GraphModule, graph: ChannelGraph, first_id: int = -1) -
             inside = _inside(gm, end, node)
             if not any(_source(gm, skip) is _source(gm, one) for user in inside for one in user.all_input_nodes):
                 continue
-            layer = _last_layer(gm, graph, end)
+            layer = _last_layer(gm, trials, end, inside)
             if layer is None or calls[layer] != 1:
                 continue
             parameters = dict(gm.get_submodule(layer).named_parameters(prefix=layer))
             lengths = {len(one) if one.dim() else 0 for one in parameters.values()}
-            if len(lengths) == 1 and all(owners[id(one)] == 1 for one in parameters.values()):
+            if len(lengths) == 1 and 0 not in lengths and all(owners[id(one)] == 1 for one in parameters.values()):
                 names = tuple(one.name for one in inside)
                 found.append(
                     Branch(first_id - len(found), node.name, skip.name, names, tuple(parameters), lengths.pop())
@@ -94,14 +95,12 @@ def _inside(gm: fx.GraphModule, end: fx.Node, total: fx.Node) -> list[fx.Node]:
     return list(inside)
 
 
-def _last_layer(gm: fx.GraphModule, graph: ChannelGraph, end: fx.Node) -> str | None:
-    """The layer whose parameters scale ``end``: behind it only what passes a factor on."""
-    node = end
-    while True:
+def _last_layer(gm: fx.GraphModule, trials: Trials, end: fx.Node, inside: Collection[fx.Node]) -> str | None:
+    """The layer inside whose parameters scale ``end``: behind it only what passes a factor on."""
+    node: fx.Node | None = end
+    while node is not None and node in inside:
         if node.op == "call_module" and any(True for _ in gm.get_submodule(str(node.target)).parameters()):
             transposed = isinstance(gm.get_submodule(str(node.target)), nn.modules.conv._ConvTransposeNd)
-            return str(node.target) if not transposed and is_linear_in_parameters(gm, graph, node) else None
-        before = is_homogeneous(gm, graph, node)
-        if before is None:
-            return None
-        node = before
+            return str(node.target) if not transposed and trials.linear_in_parameters(node) else None
+        node = trials.homogeneous(node)
+    return None

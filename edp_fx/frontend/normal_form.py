@@ -23,7 +23,7 @@ def is_impure(node: fx.Node) -> bool:
         name = getattr(node.target, "__name__", "")
         in_place = name.endswith("_") and not name.endswith("__")
         in_place |= getattr(operator, name, None) is node.target and name.startswith("i") and _mutates(node)
-        return in_place or node.kwargs.get("inplace") is True or "out" in node.kwargs or node.is_impure()
+        return in_place or node.kwargs.get("inplace") is True or node.kwargs.get("out") is not None or node.is_impure()
     return False
 
 

@@ -105,7 +105,7 @@ class Compressor:
         self.strength = strength or Strength()
         # without a step no gradient weighs them
         offered = tuple(kind for kind in kinds if kind not in WHOLE or self.schedule.total)
-        trained = self.importance.gradients and self.schedule.total > 0
+        trained = policy == "budget" and self.importance.gradients and self.schedule.total > 0
         self._wanted = Wanted(self.metric, offered, allow_inexact, align, latency_table, trained)
         self.count = 0
         self.events: list[dict[str, Any]] = []

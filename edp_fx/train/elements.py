@@ -115,7 +115,7 @@ class Elements:
         # What must be zero before it goes: a rank's column; all that makes, scales and reads a channel,
         # since a layer norm on the way would feel a channel that is only not read.
         self.fading = self._restricted(lambda site: ~ranks | (site.role == "consumer"))
-        self._moved: dict[tuple[str, int | None, str, torch.device], Tensor] = {}
+        self._moved: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     def _restricted(self, wanted: Callable[[Site], NDArray[np.bool_]]) -> tuple[Site, ...]:
         """The sites with only the groups for which ``wanted(site)`` [groups] holds."""
@@ -130,12 +130,15 @@ class Elements:
 
     def on(self, site: Site, device: torch.device) -> Tensor:
         """``site.index`` on ``device``, kept there."""
+        return self._kept(site.index, device)
+
+    def _kept(self, tensor: Tensor, device: torch.device) -> Tensor:
         if device.type == "cpu":
-            return site.index
-        key = (site.parameter, site.axis, f"{site.role}{id(site)}", device)
+            return tensor
+        key = (id(tensor), device)
         if key not in self._moved:
-            self._moved[key] = site.index.to(device)
-        return self._moved[key]
+            self._moved[key] = tensor, tensor.to(device)  # both: as long as a tensor lives its id is its own
+        return self._moved[key][1]
 
     def sums(self, lines: Iterable[tuple[Site, Tensor]], device: torch.device) -> Tensor:
         """Sites' lines [length of the axis] summed by element [n+1]; the last entry is of what nobody owns."""
@@ -150,12 +153,12 @@ class Elements:
     def channel_squares(self, lines: Iterable[tuple[Site, Tensor]], device: torch.device) -> Tensor:
         """Branches' lines [channels] summed channel by channel, the squares of that summed by element [n+1]."""
         total = torch.zeros(self.n + 1, device=device)
-        known = [(site.slots.to(device), line) for site, line in lines if site.slots is not None]
+        known = [(self._kept(site.slots, device), line) for site, line in lines if site.slots is not None]
         if not known:
             return total
         slots, values = zip(*known)
         channels = torch.zeros(len(self._owners), device=device).index_add_(0, torch.cat(slots), torch.cat(values))
-        return total.index_add_(0, self._owners.to(device), channels.square_())
+        return total.index_add_(0, self._kept(self._owners, device), channels.square_())
 
     def scale(self, site: Site, parameter: Tensor, factor: Tensor) -> None:
         """Multiply the parameter's slices in place by their elements' factors [n+1] (last entry 1)."""
