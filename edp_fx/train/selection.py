@@ -29,8 +29,9 @@ class Selector:
         floors: the fewest elements each group keeps [groups].
         work: what is saved, for comparing elements and the forms of pairs; ``prices`` where None.
         widths: how many of the channels of the network as it came each channel stands for [n], 0 for other elements.
-            Prices are then those at the widths as they came: at present widths the thinner of two factors of a product
-            is the cheaper to thin, and greedy choice runs into wide streams between starved layers.
+            Prices are then, but for branches, those at the widths as they came: at present widths the thinner of two
+            factors of a product is the cheaper to thin, and greedy choice runs into wide streams between starved
+            layers.
         align: elements of a group of more go, and are given back, in blocks that leave a multiple of so many.
     """
 
@@ -147,6 +148,9 @@ class Selector:
         seen = alive if self.widths is None else np.maximum(alive, self.widths)
         look = (self.work or self.prices).look(seen)
         saved = look.marginal
+        if self.widths is not None:  # a branch goes as a whole, and so does what it costs by now
+            branch = np.array([group.kind == "branch" for group in elements.groups], dtype=bool)
+            saved = np.where(branch, (self.work or self.prices).look(alive).marginal, saved)
         if self.work is not None:  # what saves cost but no work goes last
             saved = np.maximum(saved, LAST * self.prices.look(seen).marginal)
         blocks = []
