@@ -47,8 +47,9 @@ a traffic of 320 to 0.15 and to 0.3 of ResNet-20 and of MobileNetV2, beside whic
 are seeds 1 and 2 of `tp-taylor`, the third of `thin` to 0.3 and the second networks but VGG's `thin`. Of a second one
 are the rows with a traffic of 320 that begin at 2% or 5%: half an epoch of `thin` took then what makes 817 s to 0.15
 and 1,297 s to 0.3 of ResNet-20 and 382 s of VGG. Of a third one are seed 0 of `thin` to 0.15 of ResNet-20 (818 s), its
-seed 1 of MobileNetV2, all of DenseNet, what begins at 3% or 4%, and the rows with a traffic of 160 but seed 0 of
-ResNet-20 and of MobileNetV2.
+seed 1 of MobileNetV2, all of DenseNet, what begins at 3% or 4%, and the rows of `edp-kernels`, and of VGG, with a
+traffic of 160 to 0.15 but seed 0 of ResNet-20 and of MobileNetV2. Of a fourth one are those to 0.3, and all rows of
+`edp-budget` of networks with residual branches.
 
 On the GPU fourteen runs at a time, each with a core of its own, shared it by NVIDIA's MPS (`--jobs 14`), so latency was
 not measured. A step of the dense network took 14.2 ms alone and 13.9 ms beside eleven others: its kernels are short,
@@ -59,7 +60,8 @@ in fours, and the strengths of `edp-lambda`, found in short runs, proved too wea
 the fewer large feature maps stay. edp_fx has {traffic:.0f} (`TRAFFIC` in `edp_fx/cost/model.py`); the other values were
 tried on the way there. In bf16 the rows of ResNet-20 on the processor are older than the choice in blocks, too
 (CHANGELOG): they leave up to 8 % of their budget unspent. What was decided is physically removed at the decision after
-the next in those of `edp-*` of the third day, except what begins at 3%; in the others six times a run, which is slower.
+the next in those of `edp-*` of the third and fourth day, except what begins at 3%; in the others six times a run, which
+is slower. VGG and DenseNet have no residual branches: there `edp-kernels` is `edp-budget`, and not run apart.
 
 {methods}
 
