@@ -49,7 +49,8 @@ are the rows with a traffic of 320 that begin at 2% or 5%: half an epoch of `thi
 and 1,297 s to 0.3 of ResNet-20 and 382 s of VGG. Of a third one are seed 0 of `thin` to 0.15 of ResNet-20 (818 s), its
 seed 1 of MobileNetV2, all of DenseNet, what begins at 3% or 4%, and the rows of `edp-kernels`, and of VGG, with a
 traffic of 160 to 0.15 but seed 0 of ResNet-20 and of MobileNetV2. Of a fourth one are those to 0.3, and all rows of
-`edp-budget` of networks with residual branches.
+`edp-budget` of networks with residual branches; half an epoch of `thin` took then what makes, to 0.15, 797 s of
+ResNet-20, 1,380 s of ResNet-56, 636 s of MobileNetV2 and 278 s of VGG.
 
 On the GPU fourteen runs at a time, each with a core of its own, shared it by NVIDIA's MPS (`--jobs 14`), so latency was
 not measured. A step of the dense network took 14.2 ms alone and 13.9 ms beside eleven others: its kernels are short,
