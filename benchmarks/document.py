@@ -42,7 +42,7 @@ too; training seconds are the processor's where one thread trained; of several s
 different processors, in the precision those multiply in: times compare within a table, which is of one kind.
 `removing` says from which share of the run to which a method that removes step by step does (`REMOVING` in
 `benchmarks/compression/trial.py`); 12% to 50% is edp_fx's default. Two runs at a time had a core each. What else a
-machine does still shows in its processor's seconds, by up to 15 %; by more, up to 25 %, in seed 1 of `edp-budget` with
+machine does still shows in its processor's seconds, by up to 15 %; by more, up to 25 %, in seed 1 of `edp-kernels` with
 a traffic of 320 to 0.15 and to 0.3 of ResNet-20 and of MobileNetV2, beside which tests ran. In NHWC, of one busier day
 are seeds 1 and 2 of `tp-taylor`, the third of `thin` to 0.3 and the second networks but VGG's `thin`. Of a second one
 are the rows with a traffic of 320 that begin at 2% or 5%: half an epoch of `thin` took then what makes 817 s to 0.15
