@@ -22,9 +22,11 @@ def check_kinds(kinds: Sequence[str], budget: Budget | None, policy: str, import
     if not whole:
         return
     if policy != "budget" or budget is None or budget.metric != "macs":
-        raise BudgetError(f"the kinds {whole} go to a budget of MACs only: give macs, or leave {whole} out")
+        raise BudgetError(f"{whole} can go to a budget of MACs only: give macs, or leave {whole} out of the kinds")
     if not importance.gradients:
-        raise BudgetError(f"the kinds {whole} are weighed by the importance taylor only: take it, or leave {whole} out")
+        raise BudgetError(
+            f"{whole} can be weighed by taylor only: take that importance, or leave {whole} out of the kinds"
+        )
 
 
 def check_without_training(kinds: Sequence[str]) -> None:
