@@ -67,12 +67,11 @@ def _replace(gm: fx.GraphModule, total: fx.Node, kept: fx.Node) -> None:
     aliases = Aliases(gm)
     same = total in aliases.of(kept)  # a sum in place: they were one value before, too
     if not same and (aliases.changed_after(total, total) or aliases.changed_after(total, kept)):
-        users = list(total.users)
-        modules = [one for one in users if one.op == "call_module" and one in aliases.writers]
-        calls = [one for one in gm.graph.nodes if modules and one.op == "call_module" and one.target == users[0].target]
+        user = next(iter(total.users), total)  # a sum that nothing reads has none
+        calls = [one for one in gm.graph.nodes if one.op == user.op == "call_module" and one.target == user.target]
         changing = [one for one, target in aliases.writers.items() if target in aliases.of(total) and one is not total]
-        if len(users) == len(calls) == 1 and changing == users and not aliases.changed_after(total, kept):
-            setattr(gm.get_submodule(str(users[0].target)), "inplace", False)  # noqa: B010
+        if list(total.users) == calls == changing and not aliases.changed_after(total, kept):
+            setattr(gm.get_submodule(str(user.target)), "inplace", False)  # noqa: B010
         else:
             with gm.graph.inserting_before(total):
                 copied = gm.graph.call_method("clone", (kept,))

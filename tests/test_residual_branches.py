@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -190,6 +191,34 @@ def test_what_changed_the_sum_in_place_leaves_alone_what_stays(behind: Callable[
         expected = gm.get_parameter("stem.weight").grad
         actual = small.get_parameter("stem.weight").grad
         assert expected is not None and actual is not None and torch.allclose(actual, expected, atol=1e-5)
+
+
+class Nested(nn.Module):
+    """A branch that ends in a sum with a branch of its own, and what both add to is changed in place afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.outer = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).sin()
+        y = x + (x + self.inner(x)) * self.outer(x)
+        return torch.cat([y, x.mul_(2)], 1)
+
+
+def test_branches_in_branches_go_together() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 8, 8)
+    gm = edp_fx.trace(Nested().eval(), x)
+    (inner,) = find_branches(gm, edp_fx.analyze(gm, x))
+    total = next(node for node in gm.graph.nodes if node.op == "call_function" and node.name == "add_1")
+    outer = replace(inner, id=-2, name=total.name, skip=inner.skip)
+    for name in ("outer.weight", "outer.bias"):
+        nn.init.zeros_(gm.get_parameter(name))
+    small = copy.deepcopy(gm)
+    DropBranches([inner, outer])(small)
+    assert torch.equal(small(x), gm(x))
+    assert not {"inner", "outer"} & {str(node.target) for node in small.graph.nodes}
 
 
 class Shared(nn.Module):

@@ -148,8 +148,8 @@ class Selector:
         seen = alive if self.widths is None else np.maximum(alive, self.widths)
         look = (self.work or self.prices).look(seen)
         saved = look.marginal
-        if self.widths is not None:  # a branch goes as a whole, and so does what it costs by now
-            branch = np.array([group.kind == "branch" for group in elements.groups], dtype=bool)
+        branch = np.array([group.kind == "branch" for group in elements.groups], dtype=bool)
+        if self.widths is not None and branch.any():  # a branch goes as a whole, and so does what it costs by now
             saved = np.where(branch, (self.work or self.prices).look(alive).marginal, saved)
         if self.work is not None:  # what saves cost but no work goes last
             saved = np.maximum(saved, LAST * self.prices.look(seen).marginal)
