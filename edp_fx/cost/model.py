@@ -10,8 +10,18 @@ from edp_fx.channels import ChannelGraph
 from edp_fx.channels.graph import Keep
 from edp_fx.channels.kernels import Kernels
 from edp_fx.channels.residuals import Branch
+from edp_fx.channels.taps import Taps
 from edp_fx.cost.latency import MeasuredChoice, latency_terms
-from edp_fx.cost.terms import PairTerms, Term, mac_terms, parameter_terms, with_branches, with_kernels, with_traffic
+from edp_fx.cost.terms import (
+    PairTerms,
+    Term,
+    mac_terms,
+    parameter_terms,
+    with_branches,
+    with_kernels,
+    with_taps,
+    with_traffic,
+)
 from edp_fx.errors import BudgetError
 from edp_fx.latency import LatencyTable
 from edp_fx.pairs import Pair
@@ -59,6 +69,7 @@ class CostModel:
         table: LatencyTable | None = None,
         kernels: Sequence[Kernels] = (),
         branches: Sequence[Branch] = (),
+        taps: Sequence[Taps] = (),
         traffic: float = 0.0,
     ) -> None:
         if metric not in METRICS:
@@ -75,7 +86,9 @@ class CostModel:
             self.table = table or LatencyTable()
             terms = latency_terms(gm, graph, self.table)
             self._measured = MeasuredChoice(gm, graph.node_shapes, self.table)
-        self._plain, self._pairs = with_traffic(with_branches(with_kernels(terms, kernels), branches), traffic)
+        self._plain, self._pairs = with_traffic(
+            with_branches(with_taps(with_kernels(terms, kernels), taps), branches), traffic
+        )
         self.dense = self.total({})
 
     @property

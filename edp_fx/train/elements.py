@@ -19,12 +19,13 @@ from torch import Tensor
 
 from edp_fx.channels.kernels import Kernels, beyond_one_kernel
 from edp_fx.channels.residuals import Branch
+from edp_fx.channels.taps import Taps, outer_taps
 
 if TYPE_CHECKING:
     from edp_fx.channels import Group
 
 Keep = dict[int, NDArray[np.bool_]]
-WHOLE = ("kernel", "branch")  # kinds of one element a group
+WHOLE = ("kernel", "branch", "tap")  # kinds of one element a group
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +44,9 @@ class Site:
     slots: Tensor | None = None
 
     @property
-    def place(self) -> tuple[int | None, bool]:
+    def place(self) -> tuple[int | None, str]:
         """What tells it from other sites of its parameter."""
-        return self.axis, self.slots is not None
+        return self.axis, self.role if self.role in WHOLE else ""
 
     def line(self, values: Tensor) -> Tensor:
         """``values``, shaped as the parameter, summed over all axes but this one [its length]."""
@@ -71,7 +72,7 @@ class Elements:
         parameters: names of the trainable parameters; members that are buffers are left to the prune pass.
     """
 
-    def __init__(self, groups: Sequence[Group | Kernels | Branch], parameters: Iterable[str]) -> None:
+    def __init__(self, groups: Sequence[Group | Kernels | Branch | Taps], parameters: Iterable[str]) -> None:
         names = set(parameters)
         self.groups = tuple(groups)
         self.sizes = np.array([group.size for group in groups], dtype=np.int64)
@@ -81,7 +82,7 @@ class Elements:
         self.group_of = np.repeat(np.arange(len(groups)), self.sizes)
         index: dict[tuple[str, int, str], NDArray[np.int64]] = {}
         kernels: list[Site] = []
-        branches: list[Site] = []
+        by_channel: list[Site] = []
         owners: list[Tensor] = []
         consumed = np.zeros(len(groups), dtype=bool)
         for number, group in enumerate(groups):
@@ -89,11 +90,12 @@ class Elements:
                 element = torch.from_numpy(self.offsets[number : number + 1])
                 kernels.append(Site(group.parameter, None, group.kind, element, beyond_one_kernel))
                 continue
-            if isinstance(group, Branch):
+            if isinstance(group, (Branch, Taps)):
                 element = torch.full((group.channels,), int(self.offsets[number]))
                 slots = torch.arange(group.channels) + sum(map(len, owners))
                 owners.append(element)
-                branches.extend(Site(name, 0, group.kind, element, slots=slots) for name in group.parameters)
+                part = outer_taps if isinstance(group, Taps) else None
+                by_channel.extend(Site(name, 0, group.kind, element, part, slots) for name in group.parameters)
                 continue
             for member in group.members:
                 if member.parameter not in names:
@@ -104,7 +106,7 @@ class Elements:
                 mine = owner >= 0
                 flat[mine] = owner[mine] + self.offsets[number]
                 consumed[number] |= member.role == "consumer"
-        self.sites = (*(Site(*key, torch.from_numpy(flat)) for key, flat in index.items()), *kernels, *branches)
+        self.sites = (*(Site(*key, torch.from_numpy(flat)) for key, flat in index.items()), *kernels, *by_channel)
         self._owners = torch.cat([*owners, torch.zeros(0, dtype=torch.int64)])
         ranks = np.array([group.kind == "rank" for group in groups], dtype=bool)
         # The change of the loss when an element goes is seen at its consumers' slices or, where no parameter
@@ -207,12 +209,14 @@ class Elements:
         return result[: new.n]
 
 
-def _before(site: Site, separated: Collection[str]) -> list[tuple[str, tuple[int | None, bool]]]:
+def _before(site: Site, separated: Collection[str]) -> list[tuple[str, tuple[int | None, str]]]:
     """Parameters and axes whose indices were those of ``site`` before layers, plain or pairs, were separated."""
     layer, _, leaf = site.parameter.rpartition(".")
     owner, _, part = layer.rpartition(".")
     if owner not in separated:
         return [(site.parameter, site.place)]
+    if site.role == "tap":
+        return []  # before, the layer could still become these two
     if part == "depthwise" or site.axis == 1:
-        return [(f"{owner}.weight", (1, False)), (f"{owner}.basis.weight", (1, False))]
+        return [(f"{owner}.weight", (1, "")), (f"{owner}.basis.weight", (1, ""))]
     return [(f"{owner}.{leaf}", site.place), (f"{owner}.coefficient.{leaf}", site.place)]

@@ -9,7 +9,7 @@ from edp_fx.train.budget import Budget
 from edp_fx.train.elements import WHOLE
 from edp_fx.train.importance import Importance
 
-KINDS = ("rank", "channel", "head", "kernel", "branch")
+KINDS = ("rank", "channel", "head", "kernel", "branch", "tap")
 DEFAULT_KINDS = KINDS[:3]
 
 

@@ -46,7 +46,7 @@ def changes(before: Shapes, after: Shapes) -> list[dict[str, Any]]:
         if new is None:
             form, new = "gone", {"outputs": 0, "inputs": 0, "rank": None if old["rank"] is None else 0}
         elif separate:
-            form = "separate"
+            form = "separate" if f"{name}.depthwise" in after else "pointwise"
         else:
             form = "plain" if old["rank"] is None else "merged" if new["rank"] is None else "pair"
         records.append(

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from edp_fx.inputs import normalize
 from edp_fx.passes.branches import DropBranches
+from edp_fx.passes.crop import CropKernels
 from edp_fx.passes.fuse import FusePairs, UnfusePairs
 from edp_fx.passes.merge import Chooser, MergePairs
 from edp_fx.passes.prune import prune
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from edp_fx.channels import ChannelGraph
     from edp_fx.channels.kernels import Kernels
     from edp_fx.channels.residuals import Branch
+    from edp_fx.channels.taps import Taps
 
 KeptIndices = dict[str, dict[int, NDArray[np.int64]]]
 
@@ -51,6 +53,7 @@ def reshape(
     keep_pair: Chooser | None,
     separated: Sequence[Kernels],
     dropped: Sequence[Branch],
+    cropped: Sequence[Taps],
 ) -> KeptIndices:
     """Prune ``gm`` to ``keep`` in place; merge the pairs that ``keep_pair`` does not want where it is given.
 
@@ -68,11 +71,14 @@ def reshape(
     """
     gm.graph = form
     pruned = prune(gm, graph, keep)
-    reports = [pruned.report, DropBranches(dropped)(gm).report, SeparateConvs(separated)(gm).report]
+    crop = CropKernels(cropped)(gm)
+    reports = [pruned.report, crop.report, DropBranches(dropped)(gm).report, SeparateConvs(separated)(gm).report]
     if keep_pair is not None:
         reports.append(MergePairs(keep_pair)(gm).report)
     gm.meta["edp_fx.reports"] = [*gm.meta.get("edp_fx.reports", []), *reports]
     kept: KeptIndices = pruned.report.facts["kept"]
+    for name, axes in crop.report.facts["kept"].items():
+        kept[name] = {**kept.get(name, {}), **axes}
     return kept
 
 

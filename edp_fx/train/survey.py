@@ -13,6 +13,7 @@ from torch import fx
 from edp_fx.channels import ChannelGraph, Group, analyze
 from edp_fx.channels.kernels import Kernels, find_kernels
 from edp_fx.channels.residuals import Branch, find_branches
+from edp_fx.channels.taps import Taps, find_taps
 from edp_fx.cost import TRAFFIC, CostModel
 from edp_fx.latency import LatencyTable
 from edp_fx.train.elements import WHOLE, Elements
@@ -71,12 +72,18 @@ class Survey:
         frozen = {name for name, one in gm.named_parameters() if wanted.trained and not one.requires_grad}
         kernels = find_kernels(gm) if "kernel" in wanted.kinds else []
         branches = find_branches(gm, self.graph, -1 - len(kernels)) if "branch" in wanted.kinds else []
+        taps: list[Taps] = []
+        if "tap" in wanted.kinds:
+            taps = find_taps(gm, {one.parameter for one in kernels}, -1 - len(kernels) - len(branches))
+        self.taps: Sequence[Taps] = [one for one in taps if one.parameter not in frozen]
         self.kernels: Sequence[Kernels] = [one for one in kernels if one.parameter not in frozen]
         self.branches: Sequence[Branch] = [one for one in branches if frozen.isdisjoint(one.parameters)]
-        self.cost = CostModel(gm, self.graph, wanted.metric, wanted.table, self.kernels, self.branches)
+        self.cost = CostModel(gm, self.graph, wanted.metric, wanted.table, self.kernels, self.branches, self.taps)
         self.work = self.cost
         if wanted.metric == "macs" and not wanted.ranks:
-            self.work = CostModel(gm, self.graph, kernels=self.kernels, branches=self.branches, traffic=TRAFFIC)
+            self.work = CostModel(
+                gm, self.graph, kernels=self.kernels, branches=self.branches, taps=self.taps, traffic=TRAFFIC
+            )
         groups = [
             group
             for group in self.graph.groups
@@ -84,7 +91,7 @@ class Survey:
         ]
         self.untrained = [group for group in groups if not frozen.isdisjoint(_readers(group))]
         groups = [group for group in groups if group not in self.untrained]
-        self.elements = Elements([*groups, *self.kernels, *self.branches], dict(gm.named_parameters()))
+        self.elements = Elements([*groups, *self.kernels, *self.branches, *self.taps], dict(gm.named_parameters()))
         self._prices = Prices(self.cost, self.elements)
         self._work_prices = self._prices if self.work is self.cost else Prices(self.work, self.elements)
 

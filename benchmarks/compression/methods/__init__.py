@@ -23,12 +23,18 @@ METHODS: dict[str, Callable[[Trial], nn.Module]] = {
     "svd": svd,
     "edp-ranks": partial(edp, kinds=("rank",)),
     "edp-kernels": partial(edp, kinds=("channel", "kernel")),
+    "edp-branches": partial(edp, kinds=("channel", "kernel", "branch")),
     "edp-channels": partial(edp, kinds=("channel",)),
     "edp-lambda": partial(edp, kinds=("rank", "channel"), policy="lambda"),
     "edp-pairs": partial(edp, kinds=("rank", "channel")),
     "slimming": slimming,
 }
-WEIGHED = ("edp-budget", "edp-kernels", "edp-channels")  # what a layer puts out counts where they compare
+WEIGHED = (
+    "edp-budget",
+    "edp-branches",
+    "edp-kernels",
+    "edp-channels",
+)  # what a layer puts out counts where they compare
 GRADUAL = (*WEIGHED, "tp-taylor", "edp-ranks", "edp-pairs")  # on the trial's schedule
 TORCH_PRUNING = ("tp-group-norm", "tp-taylor")
 DESCRIPTIONS = {
