@@ -67,13 +67,15 @@ def find_taps(gm: fx.GraphModule, apart_from: Collection[str] = (), first_id: in
         name = str(node.target)
         if node.op != "call_module" or calls[name] != 1 or name.rpartition(".")[2] in ("basis", "coefficient"):
             continue
-        layer = gm.get_submodule(name)
+        layer: Any = gm.get_submodule(name)
         if not _eligible(layer) or f"{name}.weight" in apart_from or owners[id(layer.weight)] != 1:
             continue
         size = tuple(layer.weight.shape[2:])
         before, after = math.prod(size), math.prod(map(len, inner_indices(size)))
         pointwise = _follower(gm, node, layer) if after == 1 else None
-        if pointwise is not None and calls[pointwise] != 1:
+        if pointwise is not None and (
+            calls[pointwise] != 1 or owners[id(gm.get_parameter(f"{pointwise}.weight"))] != 1
+        ):
             pointwise = None
         found.append(Taps(first_id - len(found), name, node.name, len(layer.weight), before, after, pointwise))
     return found
@@ -117,8 +119,8 @@ def _follower(gm: fx.GraphModule, node: fx.Node, layer: Any) -> str | None:
         dilation * (size > 1) for size, dilation in zip(layer.weight.shape[2:], layer.dilation, strict=True)
     )
     depthwise = layer.groups == layer.in_channels == layer.out_channels and layer.bias is None
-    (user, *more) = node.users
-    if not still or not depthwise or more or user.op != "call_module":
+    # right behind it: what comes between might change in place what the pointwise layer will read
+    if not still or not depthwise or list(node.users) != [user := node.next] or user.op != "call_module":
         return None
     reader: Any = gm.get_submodule(str(user.target))
     if type(reader) is not type(layer) or plain_kind(reader) is None or reader.groups != 1:

@@ -54,6 +54,7 @@ class CostModel:
         kernels: layers that cost what a depthwise and a pointwise layer cost where a keep-set leaves their kernels out
             (by MACs).
         branches: what costs nothing where a keep-set leaves it out (by MACs).
+        taps: what costs less, or nothing, where a keep-set leaves it out (by MACs).
         traffic: added for every number that a layer puts out (by MACs).
 
     Raises:

@@ -87,19 +87,22 @@ def _layers(layers: Sequence[dict[str, Any]]) -> str:
         cells = [f'<span class="mono">{escape(layer["name"])}</span>', _form(layer)]
         cells += [_kept(*layer[key]) for key in ("outputs", "inputs")]
         old, new = layer["rank"]
-        left = "one kernel a channel" if layer["form"] == "separate" else "merged" if new is None else new
+        left = (
+            "one kernel a channel" if layer["form"] in ("separate", "pointwise") else "merged" if new is None else new
+        )
         cells.append("" if old is None else f"{old} → {left}")
         cells += [_count(before), _count(after)]
         cells.append("" if not before or after is None else f"{after / before:.2f}")
         cells.append(_bars(before or 0, after or 0, most))
         rows.append(cells)
     heads = ("layer", "form", "outputs", "inputs", "rank", "MACs before", "after", "ratio", "")
-    names = ("merged", "pair", "plain", "separate", "gone")
+    names = ("merged", "pair", "plain", "separate", "pointwise", "gone")
     forms = {form: sum(layer["form"] == form for layer in layers) for form in names}
     said = ", ".join(f"{count} {form}" for form, count in forms.items() if count)
     note = (
         f"<p>{len(layers)} layers: {said}. A pair is kept as two layers; merged ones are one layer again; "
-        "separate ones are a depthwise and a pointwise convolution; gone ones went with their residual branch.</p>"
+        "separate ones are a depthwise and a pointwise convolution, pointwise ones lost the former; gone ones went with "
+        "their residual branch.</p>"
     )
     table = _table(heads, rows, numbers=(2, 3, 4, 5, 6, 7), sortable=True)
     return _section("Layers", note + f'<div class="wide">{table}</div>')

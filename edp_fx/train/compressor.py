@@ -56,8 +56,8 @@ class Compressor:
         schedule: when to decide; the default one of ``total_steps`` where None.
         floor: share of every group that stays in any case; lowered as far as the budget needs.
         kinds: of :data:`~edp_fx.train.KINDS`, what may go: ranks of pairs, channels, whole heads, kernels (a
-            convolution becomes a depthwise and a pointwise one) and residual branches as a whole; the last two only to
-            a budget of MACs, by the importance ``taylor``, in training.
+            convolution becomes a depthwise and a pointwise one), residual branches as a whole and the outermost taps of
+            kernels; the last three only to a budget of MACs, by the importance ``taylor``, in training.
         allow_inexact: also prune groups whose removal changes the function otherwise.
         strength: λ of the policy ``lambda``.
         align: keep a multiple of so many channels and ranks in every group of more (or the whole group), within the

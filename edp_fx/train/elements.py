@@ -1,8 +1,8 @@
-"""All removable elements of a network (ranks, channels, head dimensions, kernels, branches) as one flat index.
+"""All removable elements of a network (ranks, channels, head dimensions, kernels, branches, taps) as one flat index.
 
 A channel group couples slices of many parameters: element ``e`` of a group owns, in each member parameter,
 the indices of one axis where ``owner == e``; kernels are one element that owns a part of a parameter that no axis
-tells apart, a branch one that owns all of its last layer. Numbering the elements of all groups 0 … n-1 turns every
+tells apart, a branch one that owns all of its last layer, outer taps one that owns those of a layer. Numbering the elements of all groups 0 … n-1 turns every
 question about groups (norms, gradients, scaling) into one scatter or gather per parameter axis.
 """
 
@@ -32,8 +32,9 @@ WHOLE = ("kernel", "branch", "tap")  # kinds of one element a group
 class Site:
     """One axis of one parameter: ``index[i]`` is the element that owns index i, or n where none does.
 
-    Axis None: ``index`` has length 1, and its element owns what ``part`` gives of the parameter (of many at once).
-    A branch owns all of the parameters of its last layer: ``slots[i]`` numbers its output channels among those of all.
+    Where there is a ``part`` the element owns what that gives of the parameter (of many at once); with axis None
+    ``index`` has length 1. What is weighed channel by channel, a branch by all parameters of its last layer and taps by
+    the layer's weight, has ``slots``: ``slots[i]`` numbers output channel i among those of all of them.
     """
 
     parameter: str
@@ -68,7 +69,7 @@ class Elements:
     """The flat index of the elements of ``groups``.
 
     Args:
-        groups: the groups, kernels and branches, whose elements may be removed.
+        groups: the groups, kernels, branches and taps, whose elements may be removed.
         parameters: names of the trainable parameters; members that are buffers are left to the prune pass.
     """
 
@@ -153,7 +154,7 @@ class Elements:
         return total.index_add_(0, torch.cat(places), torch.cat(values))
 
     def channel_squares(self, lines: Iterable[tuple[Site, Tensor]], device: torch.device) -> Tensor:
-        """Branches' lines [channels] summed channel by channel, the squares of that summed by element [n+1]."""
+        """Lines with slots [channels] summed channel by channel, the squares of that summed by element [n+1]."""
         total = torch.zeros(self.n + 1, device=device)
         known = [(self._kept(site.slots, device), line) for site, line in lines if site.slots is not None]
         if not known:

@@ -40,7 +40,7 @@ class Importance:
 
     Attributes:
         total: what it accumulates [n+1]; the last entry collects what nobody owns.
-        gradients: whether it weighs by gradients: what has none cannot be weighed, but kernels and branches can, too.
+        gradients: whether it weighs by gradients: what has none cannot be weighed, but kernels, branches and taps can, too.
     """
 
     gradients: ClassVar[bool] = False
@@ -76,6 +76,7 @@ class Taylor(Importance):
     kernels the sum of R ∂L/∂W over what the layer's W has beyond one kernel per input channel, R; a residual
     branch counts as all its output channels, Σ w ∂L/∂w over each one's parameters of the last layer: as one gate, a
     branch that makes up most of a sum would seem to matter little where a norm behind the sum undoes its scale.
+    Outer taps count channel by channel, too.
     """
 
     gradients = True

@@ -14,8 +14,8 @@ DEFAULT_KINDS = KINDS[:3]
 
 
 def check_kinds(kinds: Sequence[str], budget: Budget | None, policy: str, importance: Importance) -> None:
-    """Raise :class:`BudgetError` where a kind is unknown, none is given, or kernels or branches are asked for
-    that cannot go."""
+    """Raise :class:`BudgetError` where a kind is unknown, none is given, or kernels, branches or taps are asked
+    for that cannot go."""
     if not kinds or set(kinds) - set(KINDS):
         raise BudgetError(f"kinds {', '.join(kinds)}: take one or more of {', '.join(KINDS)}")
     whole = " and ".join(kind for kind in kinds if kind in WHOLE)

@@ -65,6 +65,7 @@ def reshape(
         keep_pair: (name, pair) -> whether a pruned pair is to stay two layers.
         separated: layers whose kernels go, all but one per input channel.
         dropped: branches that go.
+        cropped: layers whose outermost taps go.
 
     Returns:
         Per parameter and axis, the indices that stayed.

@@ -55,6 +55,7 @@ class Survey:
         graph: its analysis.
         kernels: layers that may become a depthwise and a pointwise one.
         branches: what residual connections add, that may go as a whole.
+        taps: the outermost of the kernels of layers that cannot become a depthwise and a pointwise one (any more).
         cost: the network's cost in the metric under any keep-set.
         work: what forms of layers and elements are compared by; ``cost`` but where MACs are counted without ranks.
         elements: the flat index of what may go.
@@ -96,8 +97,8 @@ class Survey:
         self._work_prices = self._prices if self.work is self.cost else Prices(self.work, self.elements)
 
     def floors(self, wanted: NDArray[Any]) -> NDArray[np.int64]:
-        """The fewest elements each group keeps [groups]: ``wanted`` as ``align`` allows, none for kernels and
-        branches."""
+        """The fewest elements each group keeps [groups]: ``wanted`` as ``align`` allows, none for kernels,
+        branches and taps."""
         whole = np.array([group.kind in WHOLE for group in self.elements.groups], dtype=bool)
         return np.where(whole, 0, aligned_floors(wanted, self.elements.sizes, self._wanted.align))
 
