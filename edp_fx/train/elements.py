@@ -2,8 +2,9 @@
 
 A channel group couples slices of many parameters: element ``e`` of a group owns, in each member parameter,
 the indices of one axis where ``owner == e``; kernels are one element that owns a part of a parameter that no axis
-tells apart, a branch one that owns all of its last layer, outer taps one that owns those of a layer. Numbering the elements of all groups 0 … n-1 turns every
-question about groups (norms, gradients, scaling) into one scatter or gather per parameter axis.
+tells apart, a branch one that owns all of its last layer, outer taps one that owns those of a layer. Numbering the
+elements of all groups 0 … n-1 turns every question about groups (norms, gradients, scaling) into one scatter or gather
+per parameter axis.
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ class Importance:
 
     Attributes:
         total: what it accumulates [n+1]; the last entry collects what nobody owns.
-        gradients: whether it weighs by gradients: what has none cannot be weighed, but kernels, branches and taps can, too.
+        gradients: whether it weighs by gradients: what has none cannot be weighed, but kernels, branches and taps
+            can, too.
     """
 
     gradients: ClassVar[bool] = False
