@@ -312,7 +312,7 @@ def run(steps: int, *, pairs: bool = False) -> tuple[Compressor, Tensor]:
         budget=Budget(macs=0.4),
         optimizer=optimizer,
         floor=0.75,
-        kinds=("rank", "channel", "branch") if pairs else ("channel", "kernel", "branch"),
+        kinds=("rank", "channel", "branch") if pairs else ("channel", "branch"),
         schedule=Schedule(40, decisions=6, shrinks=3),
     )
     train(compressor, steps)

@@ -110,6 +110,8 @@ class Elements:
                 consumed[number] |= member.role == "consumer"
         self.sites = (*(Site(*key, torch.from_numpy(flat)) for key, flat in index.items()), *kernels, *by_channel)
         self._owners = torch.cat([*owners, torch.zeros(0, dtype=torch.int64)])
+        of_taps = np.array([isinstance(group, Taps) for group in groups], dtype=bool)
+        self._taps = torch.from_numpy(of_taps[self.group_of[self._owners.numpy()]])
         ranks = np.array([group.kind == "rank" for group in groups], dtype=bool)
         # The change of the loss when an element goes is seen at its consumers' slices or, where no parameter
         # consumes it (the product of queries and keys), at its producers'.
@@ -155,14 +157,17 @@ class Elements:
         return total.index_add_(0, torch.cat(places), torch.cat(values))
 
     def channel_squares(self, lines: Iterable[tuple[Site, Tensor]], device: torch.device) -> Tensor:
-        """Lines with slots [channels] summed channel by channel, the squares of that summed by element [n+1]."""
+        """Lines with slots [channels] summed channel by channel, the squares of that summed by element [n+1]; for taps
+        the square of the sum of magnitudes instead."""
         total = torch.zeros(self.n + 1, device=device)
         known = [(self._kept(site.slots, device), line) for site, line in lines if site.slots is not None]
         if not known:
             return total
         slots, values = zip(*known)
         channels = torch.zeros(len(self._owners), device=device).index_add_(0, torch.cat(slots), torch.cat(values))
-        return total.index_add_(0, self._kept(self._owners, device), channels.square_())
+        owners, taps = self._kept(self._owners, device), self._kept(self._taps, device)
+        together = torch.zeros_like(total).index_add_(0, owners, channels.abs() * taps)
+        return total.index_add_(0, owners, channels.square_() * ~taps).add_(together.square_())
 
     def scale(self, site: Site, parameter: Tensor, factor: Tensor) -> None:
         """Multiply the parameter's slices in place by their elements' factors [n+1] (last entry 1)."""

@@ -77,7 +77,8 @@ class Taylor(Importance):
     kernels the sum of R ∂L/∂W over what the layer's W has beyond one kernel per input channel, R; a residual
     branch counts as all its output channels, Σ w ∂L/∂w over each one's parameters of the last layer: as one gate, a
     branch that makes up most of a sum would seem to matter little where a norm behind the sum undoes its scale.
-    Outer taps count channel by channel, too.
+    Outer taps go for all channels of a layer at once: they count as what that changes at most, (Σ |Σ w ∂L/∂w|)² with
+    the inner sums channel by channel.
     """
 
     gradients = True
