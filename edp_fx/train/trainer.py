@@ -18,6 +18,7 @@ from edp_fx.train.compressor import Compressor
 from edp_fx.train.deterministic import deterministic
 from edp_fx.train.evaluate import Score, evaluate
 from edp_fx.train.metrics import MetricsLog
+from edp_fx.train.precision import mixed_precision
 from edp_fx.train.progress import Silent, Watcher
 from edp_fx.train.recipe import PRECISIONS, Recipe, plain, seed_everything
 from edp_fx.train.state import load_state, save_state
@@ -223,7 +224,7 @@ class Trainer:
         hold = getattr(self.model, "no_sync", None)
         with nullcontext() if synchronise or hold is None else hold():
             dtype = PRECISIONS[self.recipe.precision]
-            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            with mixed_precision(self.device.type, dtype):
                 logits = self.model(images)
                 teacher_logits = None
                 if self.teacher is not None:

@@ -1,0 +1,51 @@
+"""Mixed precision in training: torch's autocast, and float32 for what a processor is slow at in bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from edp_fx.geometry import ARGUMENTS
+
+_CONVOLUTIONS: tuple[Any, ...] = (F.conv1d, F.conv2d, F.conv3d)
+
+
+@contextmanager
+def mixed_precision(device: str, dtype: torch.dtype) -> Iterator[None]:
+    """Within it a network computes in ``dtype`` what autocast has compute so; in float32 all as it is.
+
+    On a processor depthwise convolutions that move by more than one, or see one number a channel, compute in float32:
+    their backward pass takes 15 to 90 times as long in bfloat16 (``benchmarks/depthwise.py``), and every ResNet
+    whose convolutions become a depthwise and a pointwise one has some.
+    """
+    slow = device == "cpu" and dtype == torch.bfloat16
+    with torch.autocast(device, dtype, enabled=dtype != torch.float32), _Float32() if slow else nullcontext():
+        yield
+
+
+class _Float32(TorchFunctionMode):
+    """Those convolutions without autocast; what they give is bfloat16 again where their input was."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func in _CONVOLUTIONS:
+            given = {**dict(zip(ARGUMENTS["conv"], args)), **(kwargs or {})}
+            if _slow(given):
+                values = {name: one.float() if isinstance(one, Tensor) else one for name, one in given.items()}
+                with torch.autocast("cpu", enabled=False):
+                    return func(**values).to(given["input"].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+def _slow(given: dict[str, Any]) -> bool:
+    source, stride = given["input"], given.get("stride", 1)
+    if source.dim() != given["weight"].dim() or not 1 < given.get("groups", 1) == source.shape[1]:
+        return False
+    return max(stride if isinstance(stride, tuple | list) else [stride]) > 1 or max(source.shape[2:]) == 1

@@ -1,0 +1,44 @@
+"""Mixed precision on a processor: what computes in bfloat16, and what stays float32 because that is faster."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from edp_fx.train.precision import mixed_precision
+
+CASES = {
+    "strided": (nn.Conv2d(8, 8, 3, 2, 1, groups=8), (2, 8, 9, 9), True),
+    "strided along one axis": (nn.Conv2d(8, 8, 3, (1, 2), 1, groups=8), (2, 8, 9, 9), True),
+    "one number a channel": (nn.Conv2d(8, 16, 3, padding=1, groups=8), (2, 8, 1, 1), True),
+    "of sequences": (nn.Conv1d(8, 8, 3, 2, groups=8), (2, 8, 9), True),
+    "not strided": (nn.Conv2d(8, 8, 3, padding=1, groups=8), (2, 8, 9, 9), False),
+    "in groups": (nn.Conv2d(8, 8, 3, 2, 1, groups=4), (2, 8, 9, 9), False),
+    "of one channel": (nn.Conv2d(1, 8, 3, 2, 1), (2, 1, 9, 9), False),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_depthwise_layers_that_are_slow_in_bfloat16_compute_in_float32(case: str) -> None:
+    layer, shape, float32 = CASES[case]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with mixed_precision("cpu", torch.bfloat16):
+        given = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = layer(x)
+    whole = layer(x.float())
+    assert given.dtype == torch.bfloat16
+    assert torch.equal(given, whole.bfloat16() if float32 else plain)
+    whole.sum().backward()
+    expected = layer.weight.grad.clone()
+    layer.zero_grad()
+    given.sum().backward()
+    assert torch.equal(layer.weight.grad, expected) == float32
+
+
+def test_float32_is_left_as_it_is() -> None:
+    layer, shape, _ = CASES["strided"]
+    x = torch.randn(shape)
+    with mixed_precision("cpu", torch.float32):
+        assert torch.equal(layer(x), layer(x.clone())) and layer(x).dtype == torch.float32
