@@ -23,7 +23,7 @@ METHODS: dict[str, Callable[[Trial], nn.Module]] = {
     "svd": svd,
     "edp-ranks": partial(edp, kinds=("rank",)),
     "edp-kernels": partial(edp, kinds=("channel", "kernel")),
-    "edp-branches": partial(edp, kinds=("channel", "kernel", "branch")),
+    "edp-taps": partial(edp, kinds=("channel", "kernel", "branch", "tap")),
     "edp-channels": partial(edp, kinds=("channel",)),
     "edp-lambda": partial(edp, kinds=("rank", "channel"), policy="lambda"),
     "edp-pairs": partial(edp, kinds=("rank", "channel")),
@@ -31,7 +31,7 @@ METHODS: dict[str, Callable[[Trial], nn.Module]] = {
 }
 WEIGHED = (
     "edp-budget",
-    "edp-branches",
+    "edp-taps",
     "edp-kernels",
     "edp-channels",
 )  # what a layer puts out counts where they compare
@@ -47,6 +47,7 @@ DESCRIPTIONS = {
     "svd": "trained for half of the steps, every layer cut by singular values, trained on",
     "edp-ranks": "edp-budget that removes ranks only",
     "edp-kernels": "edp-budget that removes channels and kernels",
+    "edp-taps": "edp-budget that removes the outermost taps of kernels, too (`--kinds channel,kernel,branch,tap`)",
     "edp-channels": "edp-budget that removes channels only",
     "edp-pairs": "edp-budget that removes ranks and channels",
     "edp-lambda": "ranks and channels by fixed strengths of the group-sparse penalty: no MACs are asked for",

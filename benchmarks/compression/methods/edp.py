@@ -17,9 +17,7 @@ STRENGTH_STEPS = 4690
 ALIGN = 4
 
 
-def edp(
-    trial: Trial, kinds: tuple[str, ...] = ("channel", "kernel", "branch", "tap"), policy: str = "budget"
-) -> nn.Module:
+def edp(trial: Trial, kinds: tuple[str, ...] = ("channel", "kernel", "branch"), policy: str = "budget") -> nn.Module:
     """Pairs from the start where ranks may go, a :class:`Compressor`, one run."""
     gm = edp_fx.trace(trial.network(), trial.example)
     if "rank" in kinds:
