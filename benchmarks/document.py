@@ -261,6 +261,11 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "compression.jsonl": compression,
     "training.jsonl": training,
     "latency.csv": plain_table("Latency", "python -m benchmarks.latency"),
+    "depthwise.csv": plain_table(
+        "Depthwise convolutions in bfloat16",
+        "python -m benchmarks.depthwise",
+        "CHANNELSxSIDE/STRIDE, 128 maps, forward and backward on a processor. The slow ones train in float32.",
+    ),
     "frontend.csv": plain_table("Tracing and insertion", "python -m benchmarks.frontend"),
     "analysis.csv": analysis,
     "structural_pruning.jsonl": structural,

@@ -21,8 +21,8 @@ def mixed_precision(device: str, dtype: torch.dtype) -> Iterator[None]:
     """Within it a network computes in ``dtype`` what autocast has compute so; in float32 all as it is.
 
     On a processor depthwise convolutions that move by more than one, or see one number a channel, compute in float32:
-    their backward pass takes 15 to 90 times as long in bfloat16 (``benchmarks/depthwise.py``), and every ResNet
-    whose convolutions become a depthwise and a pointwise one has some.
+    in bfloat16 they take 10 to 20 times as long, in the latter case 3 times (``benchmarks/depthwise.py``). MobileNets
+    have such layers, and ResNets whose convolutions became a depthwise and a pointwise one.
     """
     slow = device == "cpu" and dtype == torch.bfloat16
     with torch.autocast(device, dtype, enabled=dtype != torch.float32), _Float32() if slow else nullcontext():
