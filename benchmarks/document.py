@@ -41,28 +41,33 @@ is the median for one image under onnxruntime, float32, one thread, measured row
 too; training seconds are the processor's where one thread trained; of several seeds both are medians. Runs were made on
 different processors, in the precision those multiply in: times compare within a table, which is of one kind.
 `removing` says from which share of the run to which a method that removes step by step does (`REMOVING` in
-`benchmarks/compression/trial.py`); 12% to 50% is edp_fx's default. Two runs at a time had a core each. What else a
-machine does still shows in its processor's seconds, by up to 15 %; by more, up to 25 %, in seed 1 of `edp-kernels` with
-a traffic of 320 to 0.15 and to 0.3 of ResNet-20 and of MobileNetV2, beside which tests ran. In NHWC, of one busier day
-are seeds 1 and 2 of `tp-taylor`, the third of `thin` to 0.3 and the second networks but VGG's `thin`. Of a second one
-are the rows with a traffic of 320 that begin at 2% or 5%: half an epoch of `thin` took then what makes 817 s to 0.15
-and 1,297 s to 0.3 of ResNet-20 and 382 s of VGG. Of a third one are seed 0 of `thin` to 0.15 of ResNet-20 (818 s), its
-seed 1 of MobileNetV2, all of DenseNet, what begins at 3% or 4%, and the rows of `edp-kernels`, and of VGG, with a
-traffic of 160 to 0.15 but seed 0 of ResNet-20 and of MobileNetV2. Of a fourth one are those to 0.3, and all rows of
-`edp-budget` of networks with residual branches; half an epoch of `thin` took then what makes, to 0.15, 797 s of
-ResNet-20, 1,380 s of ResNet-56, 636 s of MobileNetV2 and 278 s of VGG.
+`benchmarks/compression/trial.py`); 12% to 50% is edp_fx's default.
 
-On the GPU fourteen runs at a time, each with a core of its own, shared it by NVIDIA's MPS (`--jobs 14`), so latency was
-not measured. A step of the dense network took 14.2 ms alone and 13.9 ms beside eleven others: its kernels are short,
-launching them takes the time, and a network of more layers trains longer whatever its MACs. There `edp-ranks` removed
-in fours, and the strengths of `edp-lambda`, found in short runs, proved too weak for a whole one.
+On the GPU fifteen runs at a time, each with a core of its own, shared it by NVIDIA's MPS (`--jobs 15`), so latency was
+not measured. All are of one quarter of an hour, but there were fewer beside the last: the rows with a traffic of 64 or
+320 and those that begin at 10%. Kernels of networks this small are short, launching them takes the time, and a network
+of more layers trains longer whatever its MACs.
+
+In bf16 on a processor two runs at a time had a core each, all on one day but `dense`, `tp-group-norm` and the third
+seed of `thin` (two days on which `thin` took 8 % longer).
+
+In fp32 two runs at a time had a core each, too. What else a machine does still shows in its processor's seconds, by up
+to 15 %; by more, up to 25 %, in seed 1 of `edp-kernels` with a traffic of 320 to 0.15 and to 0.3 of ResNet-20 and of
+MobileNetV2, beside which tests ran. Of one busier day are seeds 1 and 2 of `tp-taylor`, the third of `thin` to 0.3 and
+the second networks but VGG's `thin`. Of a second one are the rows with a traffic of 320 that begin at 2% or 5%: half an
+epoch of `thin` took then what makes 817 s to 0.15 and 1,297 s to 0.3 of ResNet-20 and 382 s of VGG. Of a third one are
+seed 0 of `thin` to 0.15 of ResNet-20 (818 s), its seed 1 of MobileNetV2, all of DenseNet, what begins at 3% or 4%, and
+the rows of `edp-kernels`, and of VGG, with a traffic of 160 to 0.15 but seed 0 of ResNet-20 and of MobileNetV2. Of a
+fourth one are those to 0.3, and all rows of `edp-budget` of networks with residual branches; half an epoch of `thin`
+took then what makes, to 0.15, 797 s of ResNet-20, 1,380 s of ResNet-56, 636 s of MobileNetV2 and 278 s of VGG. What was
+decided is physically removed at the decision after the next in those of `edp-*` of the third and fourth day, except
+what begins at 3%; in the others six times a run, which is slower.
 
 `traffic` says how many MACs a number counts that a layer puts out where `edp-*` compares layers and channels: the more,
 the fewer large feature maps stay. edp_fx has {traffic:.0f} (`TRAFFIC` in `edp_fx/cost/model.py`); the other values were
-tried on the way there. In bf16 the rows of ResNet-20 on the processor are older than the choice in blocks, too
-(CHANGELOG): they leave up to 8 % of their budget unspent. What was decided is physically removed at the decision after
-the next in those of `edp-*` of the third and fourth day, except what begins at 3%; in the others six times a run, which
-is slower. VGG and DenseNet have no residual branches: there `edp-kernels` is `edp-budget`, and not run apart.
+tried on the way there. VGG and DenseNet have no residual branches: there `edp-kernels` is `edp-budget`, and not run
+apart. `edp-lambda` asks for no MACs: a fifth less of its strength left 0.69 of them, a quarter more 0.09, of a network
+that guessed.
 
 {methods}
 

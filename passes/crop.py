@@ -44,7 +44,7 @@ class CropKernels(Pass):
             else:
                 weight: Any = gm.get_submodule(one.pointwise).weight
                 weight.mul_(inner_taps(layer.weight).reshape(1, -1, *[1] * (weight.dim() - 2)))
-                nodes[one.node].replace_all_uses_with(nodes[one.node].args[0])
+                nodes[one.node].replace_all_uses_with(nodes[one.node].all_input_nodes[0])
                 gm.graph.erase_node(nodes[one.node])
                 gm.delete_submodule(one.name)
             report.rewritten.append(one.name)

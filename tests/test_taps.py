@@ -76,13 +76,18 @@ class Separate(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("good", "moving", "shifting", "seen", "apart"):
+        for name in ("good", "moving", "shifting", "seen", "apart", "frozen", "buffered"):
             stride = 2 if name == "moving" else 1
             setattr(self, name, nn.Conv2d(4, 4, 3, stride, 1, groups=4, bias=name == "shifting"))
             setattr(self, f"{name}_mixer", nn.Conv2d(4, 4, 1))
+        self.frozen_mixer.requires_grad_(False)
+        weight = self.buffered_mixer.weight.detach()
+        del self.buffered_mixer.weight
+        self.buffered_mixer.register_buffer("weight", weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.good_mixer(self.good(x))
+        x = self.good_mixer(self.good(input=x))
+        x = self.buffered_mixer(self.buffered(self.frozen_mixer(self.frozen(x))))
         x = self.moving_mixer(self.moving(x))
         x = self.shifting_mixer(self.shifting(x))
         y = self.seen(x)
@@ -96,7 +101,8 @@ def test_a_factor_goes_into_the_pointwise_layer_where_that_is_the_same() -> None
     x = torch.randn(2, 4, 8, 8)
     gm = edp_fx.trace(Separate().eval(), x)
     taps = find_taps(gm)
-    assert [one.pointwise for one in taps] == ["good_mixer", None, None, None, None]
+    assert {one.name: one.pointwise for one in taps if one.pointwise} == {"good": "good_mixer"}
+    assert len(taps) == 7
     with torch.no_grad():
         for one in taps:
             weight = gm.get_parameter(one.parameter)
@@ -105,6 +111,23 @@ def test_a_factor_goes_into_the_pointwise_layer_where_that_is_the_same() -> None
         CropKernels(taps)(gm)
         assert (gm(x.clone()) - expected).abs().max() <= 1e-6 * expected.abs().max()
     assert not hasattr(gm, "good") and gm.get_submodule("moving").kernel_size == (1, 1)
+
+
+class Read(nn.Module):
+    """Weights that are read beside their layer's call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.depthwise = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False)
+        self.pointwise = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(self.wide(x))) + self.wide.weight.sum() + self.pointwise.weight.sum()
+
+
+def test_weights_that_something_else_reads_stay() -> None:
+    gm = edp_fx.trace(Read().eval(), torch.randn(2, 4, 8, 8))
+    assert [(one.name, one.pointwise) for one in find_taps(gm)] == [("depthwise", None)]
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "mobilenetv2_035", "convnext_atto", "vgg11_bn", "regnety_002"])
@@ -241,3 +264,50 @@ def test_taps_are_weighed_in_training_to_a_budget_of_macs(options: dict, said: s
 def test_a_layer_that_may_be_separated_keeps_its_taps_till_then() -> None:
     compressor, _ = run(0)
     assert not {one.name for one in find_kernels(compressor.gm)} & {one.name for one in compressor.survey.taps}
+
+
+def test_the_ring_inside_of_one_that_went_is_decided_by_itself() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 16, 16)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), *(nn.Conv2d(8, 8, 7, padding=3, groups=8) for _ in range(2)))
+    gm = edp_fx.trace(model, x)
+    optimizer = torch.optim.SGD(parameter_groups(gm, 1e-4), lr=0.01, momentum=0.9)
+    compressor = Compressor(
+        gm,
+        x,
+        budget=Budget(macs=0.8),  # one of two rings of 24 among 2 * 49 + 3 taps
+        optimizer=optimizer,
+        kinds=("tap",),
+        schedule=Schedule(40, 0.05, 0.8, decisions=6, shrinks=6),
+    )
+    train(compressor, 40)
+    compressor.finish()
+    assert sum(event["removed"] for event in compressor.events if event["event"] == "decision") == 1
+    sizes = sorted(layer.kernel_size[0] for layer in compressor.gm.modules() if isinstance(layer, nn.Conv2d))
+    assert sizes == [1, 5, 7]
+    assert 0.7 < compressor.macs <= 0.8
+    assert all((layer.weight != 0).all() for layer in compressor.gm.modules() if isinstance(layer, nn.Conv2d))
+
+
+def test_a_run_may_leave_nothing_more_to_remove() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 16, 16)
+    gm = edp_fx.trace(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(2048, 2)), x)
+    optimizer = torch.optim.SGD(parameter_groups(gm, 1e-4), lr=0.01, momentum=0.9)
+    compressor = Compressor(
+        gm,
+        x,
+        budget=Budget(macs=0.3),
+        optimizer=optimizer,
+        kinds=("tap",),
+        schedule=Schedule(40, 0.05, 0.8, decisions=6, shrinks=6),
+    )
+    train(compressor, 40)
+    assert measure(compressor.finish(), x).macs / compressor.dense == pytest.approx(compressor.macs)
+    assert compressor.macs <= 0.3
+
+
+def test_a_kind_named_twice_is_one_kind() -> None:
+    x = torch.randn(2, 3, 16, 16)
+    with pytest.raises(BudgetError, match=r"^tap can go"):
+        Compressor(edp_fx.trace(networks.resnet20(), x), x, kinds=("tap", "tap"), budget=Budget(params=0.5))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from edp_fx.geometry import plain_kind
+from edp_fx.pairs import Pair
 
 _SMALLEST = 3  # fewer taps along an axis have none outside of others
 
@@ -62,20 +63,25 @@ def find_taps(gm: fx.GraphModule, apart_from: Collection[str] = (), first_id: in
     from ``first_id`` down."""
     calls = Counter(str(node.target) for node in gm.graph.nodes if node.op == "call_module")
     owners = Counter(id(one) for _, one in gm.named_parameters(remove_duplicate=False))
+    read = {str(node.target) for node in gm.graph.nodes if node.op == "get_attr"}
+
+    def alone(name: str) -> bool:
+        """Whether one call, and nothing else, reads the layer's weight."""
+        weight: Any = gm.get_submodule(name).weight
+        return calls[name] == owners[id(weight)] == 1 and f"{name}.weight" not in read
+
     found: list[Taps] = []
     for node in gm.graph.nodes:
         name = str(node.target)
-        if node.op != "call_module" or calls[name] != 1 or name.rpartition(".")[2] in ("basis", "coefficient"):
+        if node.op != "call_module" or f"{name}.weight" in apart_from:
             continue
         layer: Any = gm.get_submodule(name)
-        if not _eligible(layer) or f"{name}.weight" in apart_from or owners[id(layer.weight)] != 1:
+        if not _eligible(layer) or not alone(name) or isinstance(gm.get_submodule(name.rpartition(".")[0]), Pair):
             continue
         size = tuple(layer.weight.shape[2:])
         before, after = math.prod(size), math.prod(map(len, inner_indices(size)))
         pointwise = _follower(gm, node, layer) if after == 1 else None
-        if pointwise is not None and (
-            calls[pointwise] != 1 or owners[id(gm.get_parameter(f"{pointwise}.weight"))] != 1
-        ):
+        if pointwise is not None and not alone(pointwise):
             pointwise = None
         found.append(Taps(first_id - len(found), name, node.name, len(layer.weight), before, after, pointwise))
     return found
@@ -124,6 +130,8 @@ def _follower(gm: fx.GraphModule, node: fx.Node, layer: Any) -> str | None:
         return None
     reader: Any = gm.get_submodule(str(user.target))
     if type(reader) is not type(layer) or plain_kind(reader) is None or reader.groups != 1:
+        return None
+    if reader.weight.requires_grad != layer.weight.requires_grad:  # what is not trained stays as it is
         return None
     # padded, it would read zeros where the factor reads none, which is alike; but bias and stride stay its own
     return str(user.target) if set(reader.weight.shape[2:]) == {1} else None

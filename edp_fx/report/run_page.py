@@ -102,7 +102,7 @@ def _layers(layers: Sequence[dict[str, Any]]) -> str:
     note = (
         f"<p>{len(layers)} layers: {said}. A pair is kept as two layers; merged ones are one layer again; "
         "separate ones are a depthwise and a pointwise convolution, pointwise ones lost the former; gone ones went "
-        "with their residual branch.</p>"
+        "with their residual branch, or into the pointwise layer behind them.</p>"
     )
     table = _table(heads, rows, numbers=(2, 3, 4, 5, 6, 7), sortable=True)
     return _section("Layers", note + f'<div class="wide">{table}</div>')

@@ -284,7 +284,7 @@ class Compressor:
         ``apart`` names the pairs that stay two layers where that was decided before.
         """
         before = {name: (parameter, parameter.shape) for name, parameter in self._parameters.items()}
-        now = self._selector().total(np.concatenate([keep[group.id] for group in self.elements.groups]))
+        now = self._selector().total(self.elements.joined(keep))
         keep_pair: Chooser | None = None
         if merged:
             keep_pair = self.survey.work.keep_pair(keep) if apart is None else lambda name, _: name in apart

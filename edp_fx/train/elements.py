@@ -186,6 +186,10 @@ class Elements:
             group.id: flat[start:stop] for group, start, stop in zip(self.groups, self.offsets[:-1], self.offsets[1:])
         }
 
+    def joined(self, keep: Keep) -> NDArray[np.bool_]:
+        """The inverse of :meth:`split`."""
+        return np.concatenate([np.zeros(0, dtype=bool), *(keep[group.id] for group in self.groups)])
+
     def carried(
         self,
         new: Elements,
@@ -202,6 +206,8 @@ class Elements:
         here = {(site.parameter, site.place): site.index.numpy() for site in self.sites}
         result = np.full(new.n + 1, -1, dtype=np.int64)
         for site in new.sites:
+            if site.role == "tap" and max(kept.get(site.parameter, {}), default=0) > 1:
+                continue  # the ring inside of one that went
             known = [key for key in _before(site, separated) if key in here]
             if not known:
                 continue

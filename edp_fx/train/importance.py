@@ -57,11 +57,14 @@ class Importance:
         raise NotImplementedError
 
     def carry(self, origin: NDArray[np.int64]) -> None:
-        """Follow a network that was pruned: ``origin`` [new n] is each element's old index, -1 for none."""
+        """Follow a network that was pruned: ``origin`` [new n] is each element's old index, -1 for none.
+
+        What is new was seen in fewer steps than the others, so it counts as infinitely important till all start anew.
+        """
         if self.total is not None:
-            last = len(self.total) - 1
-            index = torch.from_numpy(np.append(np.where(origin >= 0, origin, last), last))
-            self.total = self.total[index.to(self.total.device)]
+            index = torch.from_numpy(np.append(np.where(origin >= 0, origin, len(self.total) - 1), len(self.total) - 1))
+            new = torch.from_numpy(np.append(origin < 0, False)).to(self.total.device)
+            self.total = self.total[index.to(self.total.device)].masked_fill(new, torch.inf)
 
     def reset(self) -> None:
         """Forget what was accumulated."""

@@ -18,7 +18,7 @@ def check_kinds(kinds: Sequence[str], budget: Budget | None, policy: str, import
     for that cannot go."""
     if not kinds or set(kinds) - set(KINDS):
         raise BudgetError(f"kinds {', '.join(kinds)}: take one or more of {', '.join(KINDS)}")
-    whole = " and ".join(kind for kind in kinds if kind in WHOLE)
+    whole = " and ".join(kind for kind in dict.fromkeys(kinds) if kind in WHOLE)
     if not whole:
         return
     if policy != "budget" or budget is None or budget.metric != "macs":

@@ -22,7 +22,8 @@ def mixed_precision(device: str, dtype: torch.dtype) -> Iterator[None]:
 
     On a processor depthwise convolutions that move by more than one, or see one number a channel, compute in float32:
     in bfloat16 they take 10 to 20 times as long, in the latter case 3 times (``benchmarks/depthwise.py``). MobileNets
-    have such layers, and ResNets whose convolutions became a depthwise and a pointwise one.
+    have such layers, and ResNets whose convolutions became a depthwise and a pointwise one. (A module that checkpoints
+    its activations through such a layer has to be run backward within it, too.)
     """
     slow = device == "cpu" and dtype == torch.bfloat16
     with torch.autocast(device, dtype, enabled=dtype != torch.float32), _Float32() if slow else nullcontext():
@@ -30,7 +31,7 @@ def mixed_precision(device: str, dtype: torch.dtype) -> Iterator[None]:
 
 
 class _Float32(TorchFunctionMode):
-    """Those convolutions without autocast; what they give is bfloat16 again where their input was."""
+    """Those convolutions without autocast; what they give is bfloat16 again."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
@@ -40,12 +41,16 @@ class _Float32(TorchFunctionMode):
             if _slow(given):
                 values = {name: one.float() if isinstance(one, Tensor) else one for name, one in given.items()}
                 with torch.autocast("cpu", enabled=False):
-                    return func(**values).to(given["input"].dtype)
+                    return func(**values).bfloat16()
         return func(*args, **(kwargs or {}))
 
 
 def _slow(given: dict[str, Any]) -> bool:
     source, stride = given["input"], given.get("stride", 1)
+    if not isinstance(source, Tensor) or not torch.is_autocast_enabled("cpu"):
+        return False
+    if source.dtype not in (torch.float32, torch.bfloat16):  # as of autocast, others are left as they are
+        return False
     if source.dim() != given["weight"].dim() or not 1 < given.get("groups", 1) == source.shape[1]:
         return False
     return max(stride if isinstance(stride, tuple | list) else [stride]) > 1 or max(source.shape[2:]) == 1

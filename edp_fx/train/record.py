@@ -39,7 +39,7 @@ def layer_shapes(model: nn.Module) -> Shapes:
 def changes(before: Shapes, after: Shapes) -> list[dict[str, Any]]:
     """One record per layer: outputs, inputs and rank as [before, after]; form is ``pair``, ``merged``,
     ``plain``, ``separate`` (a depthwise and a pointwise layer), ``pointwise`` (what is left of that without its outer
-    taps) or ``gone`` (with its branch)."""
+    taps) or ``gone`` (with its branch, or into the pointwise layer behind it)."""
     records = []
     for name, old in before.items():
         separate = after.get(f"{name}.pointwise")
