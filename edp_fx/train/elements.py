@@ -110,8 +110,7 @@ class Elements:
                 consumed[number] |= member.role == "consumer"
         self.sites = (*(Site(*key, torch.from_numpy(flat)) for key, flat in index.items()), *kernels, *by_channel)
         self._owners = torch.cat([*owners, torch.zeros(0, dtype=torch.int64)])
-        of_taps = np.array([isinstance(group, Taps) for group in groups], dtype=bool)
-        self._taps = torch.from_numpy(of_taps[self.group_of[self._owners.numpy()]])
+        self._kinds: dict[str, Tensor] = {}
         ranks = np.array([group.kind == "rank" for group in groups], dtype=bool)
         # The change of the loss when an element goes is seen at its consumers' slices or, where no parameter
         # consumes it (the product of queries and keys), at its producers'.
@@ -156,18 +155,25 @@ class Elements:
         places, values = zip(*known)
         return total.index_add_(0, torch.cat(places), torch.cat(values))
 
-    def channel_squares(self, lines: Iterable[tuple[Site, Tensor]], device: torch.device) -> Tensor:
-        """Lines with slots [channels] summed channel by channel, the squares of that summed by element [n+1]; for taps
-        the square of the sum of magnitudes instead."""
-        total = torch.zeros(self.n + 1, device=device)
+    def channel_sums(self, lines: Iterable[tuple[Site, Tensor]], device: torch.device) -> Tensor:
+        """Lines of sites with slots [channels] summed channel by channel [slots]."""
+        total = torch.zeros(len(self._owners), device=device)
         known = [(self._kept(site.slots, device), line) for site, line in lines if site.slots is not None]
         if not known:
             return total
         slots, values = zip(*known)
-        channels = torch.zeros(len(self._owners), device=device).index_add_(0, torch.cat(slots), torch.cat(values))
-        owners, taps = self._kept(self._owners, device), self._kept(self._taps, device)
-        together = torch.zeros_like(total).index_add_(0, owners, channels.abs() * taps)
-        return total.index_add_(0, owners, channels.square_() * ~taps).add_(together.square_())
+        return total.index_add_(0, torch.cat(slots), torch.cat(values))
+
+    def of_channels(self, values: Tensor) -> Tensor:
+        """Values by channel [slots] summed by element [n+1]."""
+        return values.new_zeros(self.n + 1).index_add_(0, self._kept(self._owners, values.device), values)
+
+    def kind(self, kind: str, device: torch.device) -> Tensor:
+        """Which elements are of groups of a kind [n+1]."""
+        if kind not in self._kinds:
+            mine = np.array([group.kind == kind for group in self.groups], dtype=bool)
+            self._kinds[kind] = torch.from_numpy(np.append(mine[self.group_of], False))
+        return self._kept(self._kinds[kind], device)
 
     def scale(self, site: Site, parameter: Tensor, factor: Tensor) -> None:
         """Multiply the parameter's slices in place by their elements' factors [n+1] (last entry 1)."""

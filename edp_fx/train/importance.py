@@ -97,7 +97,9 @@ class Taylor(Importance):
         lines = [(site, site.line(value * gradient)) for (site, gradient), value in values]
         device = lines[0][1].device
         step = elements.sums([one for one in lines if one[0].slots is None], device).square_()
-        step.add_(elements.channel_squares(lines, device))
+        channels = elements.channel_sums(lines, device)
+        together = elements.of_channels(channels.abs()).square_()
+        step.add_(torch.where(elements.kind("tap", device), together, elements.of_channels(channels.square_())))
         self.total = step if self.total is None else self.total.to(step.device).add_(step)
 
     def scores(self, context: Context) -> Tensor:
