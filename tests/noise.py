@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import fx
 
-from edp_fx.train import Compressor
+from edp_fx.train import Compressor, parameter_groups
+
+
+def compressor_of(gm: fx.GraphModule, x: torch.Tensor, lr: float = 0.05, **options: Any) -> Compressor:
+    """A compressor with SGD over the network's parameters."""
+    optimizer = torch.optim.SGD(parameter_groups(gm, 1e-4), lr=lr, momentum=0.9)
+    return Compressor(gm, x, optimizer=optimizer, **options)
 
 
 def train(compressor: Compressor, steps: int, scheduler: Any = None) -> torch.optim.Optimizer:

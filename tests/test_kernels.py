@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import timm
 import torch
-from noise import train
+from noise import compressor_of, train
 from torch import Tensor, nn
 
 import edp_fx
@@ -17,7 +17,7 @@ from edp_fx.channels.kernels import beyond_one_kernel, find_kernels, one_kernel
 from edp_fx.cost import CostModel, measure
 from edp_fx.inputs import randomize_
 from edp_fx.passes.separate import SeparateConvs
-from edp_fx.train import Budget, Compressor, Schedule, parameter_groups
+from edp_fx.train import Budget, Compressor, Schedule
 from examples import networks
 
 
@@ -131,12 +131,10 @@ def run(steps: int, *, floor: float = 0.9, align: int = 1) -> tuple[Compressor, 
     torch.manual_seed(0)
     x = torch.randn(2, 3, 16, 16)
     gm = edp_fx.trace(networks.resnet20(), x)
-    optimizer = torch.optim.SGD(parameter_groups(gm, 1e-4), lr=0.05, momentum=0.9)
-    compressor = Compressor(
+    compressor = compressor_of(
         gm,
         x,
         budget=Budget(macs=0.3),
-        optimizer=optimizer,
         floor=floor,
         kinds=("channel", "kernel"),
         align=align,
@@ -167,12 +165,10 @@ def test_channels_between_separated_layers_keep_their_floor() -> None:
     model = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
     x = torch.randn(2, 3, 16, 16)
     gm = edp_fx.trace(model, x)  # no norm remembers which channels there were
-    optimizer = torch.optim.SGD(parameter_groups(gm, 1e-4), lr=0.05)
-    compressor = Compressor(
+    compressor = compressor_of(
         gm,
         x,
         budget=Budget(macs=0.15),
-        optimizer=optimizer,
         floor=0.75,
         kinds=("channel", "kernel"),
         schedule=Schedule(40, decisions=6, shrinks=3),

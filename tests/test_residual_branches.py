@@ -12,7 +12,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from noise import train
+from noise import compressor_of, train
 from torch import Tensor, nn
 
 import edp_fx
@@ -20,7 +20,7 @@ from edp_fx.channels.residuals import find_branches
 from edp_fx.cost import CostModel, measure
 from edp_fx.inputs import randomize_
 from edp_fx.passes.branches import DropBranches, RemoveDeadBranches
-from edp_fx.train import Budget, Compressor, Schedule, parameter_groups
+from edp_fx.train import Budget, Compressor, Schedule
 from examples import networks
 
 TIMM = {  # blocks with an identity beside them, by what stands at their end
@@ -305,12 +305,10 @@ def run(steps: int, *, pairs: bool = False) -> tuple[Compressor, Tensor]:
     gm = resnet20(x).train()
     if pairs:
         gm = edp_fx.insert(gm)
-    optimizer = torch.optim.SGD(parameter_groups(gm, 1e-4), lr=0.05, momentum=0.9)
-    compressor = Compressor(
+    compressor = compressor_of(
         gm,
         x,
         budget=Budget(macs=0.4),
-        optimizer=optimizer,
         floor=0.75,
         kinds=("rank", "channel", "branch") if pairs else ("channel", "branch"),
         schedule=Schedule(40, decisions=6, shrinks=3),

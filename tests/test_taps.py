@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from noise import train
+from noise import compressor_of, train
 from torch import Tensor, nn
 
 import edp_fx
@@ -18,7 +18,7 @@ from edp_fx.cost import CostModel, measure
 from edp_fx.errors import BudgetError
 from edp_fx.inputs import randomize_
 from edp_fx.passes.crop import CropKernels
-from edp_fx.train import Budget, Compressor, Schedule, parameter_groups
+from edp_fx.train import Budget, Compressor, Schedule
 from edp_fx.train.elements import Elements
 from examples import networks
 
@@ -169,12 +169,10 @@ def run(steps: int) -> tuple[Compressor, Tensor]:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 16, 16)
     gm = edp_fx.trace(networks.resnet20(), x)
-    optimizer = torch.optim.SGD(parameter_groups(gm, 1e-4), lr=0.05, momentum=0.9)
-    compressor = Compressor(
+    compressor = compressor_of(
         gm,
         x,
         budget=Budget(macs=0.08),
-        optimizer=optimizer,
         floor=0.9,
         kinds=KINDS,
         schedule=Schedule(60, 0.05, 0.8, decisions=12, shrinks=12),
@@ -231,9 +229,8 @@ def test_taps_that_meet_only_padding_go_first() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 16, 16)
     gm = edp_fx.trace(Shrunk(), x)
-    optimizer = torch.optim.SGD(parameter_groups(gm, 1e-4), lr=0.01)
-    compressor = Compressor(
-        gm, x, budget=Budget(macs=0.99), optimizer=optimizer, kinds=("tap",), schedule=Schedule(20, decisions=2)
+    compressor = compressor_of(
+        gm, x, lr=0.01, budget=Budget(macs=0.99), kinds=("tap",), schedule=Schedule(20, decisions=2)
     )
     before = copy.deepcopy(compressor.gm)
     train(compressor, 1)  # with gradients that nothing was decided by yet
@@ -271,12 +268,11 @@ def test_the_ring_inside_of_one_that_went_is_decided_by_itself() -> None:
     x = torch.randn(2, 3, 16, 16)
     model = nn.Sequential(nn.Conv2d(3, 8, 1), *(nn.Conv2d(8, 8, 7, padding=3, groups=8) for _ in range(2)))
     gm = edp_fx.trace(model, x)
-    optimizer = torch.optim.SGD(parameter_groups(gm, 1e-4), lr=0.01, momentum=0.9)
-    compressor = Compressor(
+    compressor = compressor_of(
         gm,
         x,
+        lr=0.01,
         budget=Budget(macs=0.8),  # one of two rings of 24 among 2 * 49 + 3 taps
-        optimizer=optimizer,
         kinds=("tap",),
         schedule=Schedule(40, 0.05, 0.8, decisions=6, shrinks=6),
     )
@@ -293,12 +289,11 @@ def test_a_run_may_leave_nothing_more_to_remove() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 16, 16)
     gm = edp_fx.trace(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(2048, 2)), x)
-    optimizer = torch.optim.SGD(parameter_groups(gm, 1e-4), lr=0.01, momentum=0.9)
-    compressor = Compressor(
+    compressor = compressor_of(
         gm,
         x,
+        lr=0.01,
         budget=Budget(macs=0.3),
-        optimizer=optimizer,
         kinds=("tap",),
         schedule=Schedule(40, 0.05, 0.8, decisions=6, shrinks=6),
     )
