@@ -48,8 +48,10 @@ not measured. All are of one quarter of an hour, but there were fewer beside the
 320 and those that begin at 10%. Kernels of networks this small are short, launching them takes the time, and a network
 of more layers trains longer whatever its MACs.
 
-In bf16 on a processor two runs at a time had a core each, all on one day but `dense`, `tp-group-norm` and the third
-seed of `thin` (two days on which `thin` took 8 % longer).
+In bf16 on a processor two runs at a time had a core each, all on one day but `dense`, `tp-group-norm`, `tp-taylor` from
+12% to 50%, the third seed of `thin` to 0.15 and `thin` to 0.3 (days on which `thin` took 8 % longer). Tests ran beside
+seed 0 of `edp-budget` of ResNet-20 to 0.15 (515 s) and to 0.3, and seed 1 of that of VGG (234 s) is from before strided
+depthwise layers computed in float32.
 
 In fp32 two runs at a time had a core each, too. What else a machine does still shows in its processor's seconds, by up
 to 15 %; by more, up to 25 %, in seed 1 of `edp-kernels` with a traffic of 320 to 0.15 and to 0.3 of ResNet-20 and of
