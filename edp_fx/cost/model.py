@@ -34,8 +34,9 @@ TRAFFIC = 160.0
 Whoever runs the network writes and reads it. On a graphics card of 2023 a float16 takes as long to write as 300 MACs,
 in a training step of ResNet-20 on a processor (bfloat16) it takes as long as 90; where MACs alone count it is 0. The
 more it counts, the fewer feature maps stay, above all large ones, which decisions early in a run would rather keep, and
-the more layers keep kernels of all their inputs. 64, 160 and 320 were trained with (docs/benchmarks.md): to 0.15 of the
-MACs, 320 came out 0.1 to 0.4 points below 160 on three networks, which is about the scatter of the runs.
+the more layers keep kernels of all their inputs. 64, 160 and 320 were trained with (docs/benchmarks.md): of ResNet-20
+64 came out 0.1 points above 160 to 0.15 and to 0.3 of the MACs, in a training of 5 % more time to 0.15, and 320 0.1 to
+0.4 below to 0.15 on three networks; all of it is about the scatter of the runs.
 """
 
 
