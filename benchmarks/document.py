@@ -49,7 +49,7 @@ not measured. All are of one quarter of an hour, but there were fewer beside the
 of more layers trains longer whatever its MACs.
 
 In bf16 on a processor two runs at a time had a core each, all on one day but `dense`, `tp-group-norm`, `tp-taylor` from
-12% to 50%, the third seed of `thin` to 0.15 and `thin` to 0.3 (days on which `thin` took 8 % longer). Tests ran beside
+12% to 50% and the third seed of `thin` to 0.15 (days on which `thin` took 8 % longer). Tests ran beside
 seed 0 of `edp-budget` of ResNet-20 to 0.15 (515 s) and to 0.3, and seed 1 of that of VGG (234 s) is from before strided
 depthwise layers computed in float32.
 
