@@ -16,6 +16,15 @@ def compressor_of(gm: fx.GraphModule, x: torch.Tensor, lr: float = 0.05, **optio
     return Compressor(gm, x, optimizer=optimizer, **options)
 
 
+def check_taken_up(compressor: Compressor, fresh: Compressor, x: torch.Tensor, form: str) -> None:
+    """A fresh compressor takes up another's state, whose network has layers of this form by now."""
+    fresh.load_state_dict(compressor.state_dict())
+    fresh.gm.load_state_dict(compressor.gm.state_dict())
+    assert any(layer["form"] == form for layer in fresh.layers())
+    assert fresh.layers() == compressor.layers()
+    assert torch.equal(fresh.gm.eval()(x), compressor.gm.eval()(x))
+
+
 def train(compressor: Compressor, steps: int, scheduler: Any = None) -> torch.optim.Optimizer:
     """So many steps on images of 16x16; returns the compressor's optimizer."""
     optimizer = compressor.optimizer

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import timm
 import torch
-from noise import compressor_of, train
+from noise import check_taken_up, compressor_of, train
 from torch import Tensor, nn
 
 import edp_fx
@@ -206,8 +206,4 @@ def test_a_run_separates_layers_and_keeps_the_function() -> None:
 def test_a_saved_state_with_separated_layers_is_taken_up() -> None:
     compressor, x = run(34)
     fresh, _ = run(0)
-    fresh.load_state_dict(compressor.state_dict())
-    fresh.gm.load_state_dict(compressor.gm.state_dict())
-    assert any(layer["form"] == "separate" for layer in fresh.layers())
-    assert fresh.layers() == compressor.layers()
-    assert torch.equal(fresh.gm.eval()(x), compressor.gm.eval()(x))
+    check_taken_up(compressor, fresh, x, "separate")

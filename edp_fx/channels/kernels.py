@@ -8,7 +8,6 @@ over all input channels; at its price of c·(k² + n) a position all channels ca
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx, nn
 
+from edp_fx.channels.readers import read_once
 from edp_fx.geometry import plain_kind
 from edp_fx.pairs import Pair
 
@@ -49,15 +49,13 @@ def find_kernels(gm: fx.GraphModule) -> list[Kernels]:
     for node in gm.graph.nodes:
         if node.op == "call_module":
             called.setdefault(str(node.target), []).append(node.name)
-    owners = Counter(id(one) for _, one in gm.named_parameters(remove_duplicate=False))
+    once = read_once(gm)
     found: list[Kernels] = []
     for target, nodes in called.items():
         layer = gm.get_submodule(target)
-        if not _eligible(layer) or len(nodes) != 1:
+        if not _eligible(layer) or not once(target, "weight"):
             continue
         weight = layer.get_parameter("weight")
-        if owners[id(weight)] != 1:
-            continue
         home = target.rpartition(".")[0]
         # the coefficient of a pair is pointwise: what is eligible in one is its basis
         pair = isinstance(gm.get_submodule(home), Pair)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ from torch import fx, nn
 
 from edp_fx.channels.graph import ChannelGraph
 from edp_fx.channels.homogeneous import Trials
+from edp_fx.channels.readers import read_once
 
 _SUMS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
 
@@ -42,9 +42,7 @@ class Branch:
 
 def find_branches(gm: fx.GraphModule, graph: ChannelGraph, first_id: int = -1) -> list[Branch]:
     """Every branch of an explicit graph, analysed, that a layer of its own can scale, ids from ``first_id`` down."""
-    owners = Counter(id(one) for _, one in gm.named_parameters(remove_duplicate=False))
-    calls = Counter(str(node.target) for node in gm.graph.nodes if node.op == "call_module")
-    shapes, trials = graph.node_shapes, Trials(gm, graph)
+    shapes, trials, once = graph.node_shapes, Trials(gm, graph), read_once(gm)
     found: list[Branch] = []
     for node in gm.graph.nodes:
         if not is_sum(node):
@@ -58,14 +56,21 @@ def find_branches(gm: fx.GraphModule, graph: ChannelGraph, first_id: int = -1) -
             if not any(_source(gm, skip) is _source(gm, one) for user in inside for one in user.all_input_nodes):
                 continue
             layer = _last_layer(gm, trials, end, inside)
-            if layer is None or calls[layer] != 1:
+            if layer is None:
                 continue
-            parameters = dict(gm.get_submodule(layer).named_parameters(prefix=layer))
+            parameters = dict(gm.get_submodule(layer).named_parameters())
             lengths = {len(one) if one.dim() else 0 for one in parameters.values()}
-            if len(lengths) == 1 and 0 not in lengths and all(owners[id(one)] == 1 for one in parameters.values()):
+            if len(lengths) == 1 and 0 not in lengths and all(once(layer, name) for name in parameters):
                 names = tuple(one.name for one in inside)
                 found.append(
-                    Branch(first_id - len(found), node.name, skip.name, names, tuple(parameters), lengths.pop())
+                    Branch(
+                        first_id - len(found),
+                        node.name,
+                        skip.name,
+                        names,
+                        tuple(f"{layer}.{name}" for name in parameters),
+                        lengths.pop(),
+                    )
                 )
                 break
     return found

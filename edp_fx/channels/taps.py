@@ -8,7 +8,6 @@ goes.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
+from edp_fx.channels.readers import read_once
 from edp_fx.geometry import plain_kind
 from edp_fx.pairs import Pair
 
@@ -61,27 +61,21 @@ class Taps:
 def find_taps(gm: fx.GraphModule, apart_from: Collection[str] = (), first_id: int = -1) -> list[Taps]:
     """Every plain layer of an explicit graph whose outermost taps may go, but those of the weights ``apart_from``, ids
     from ``first_id`` down."""
-    calls = Counter(str(node.target) for node in gm.graph.nodes if node.op == "call_module")
-    owners = Counter(id(one) for _, one in gm.named_parameters(remove_duplicate=False))
-    read = {str(node.target) for node in gm.graph.nodes if node.op == "get_attr"}
-
-    def alone(name: str) -> bool:
-        """Whether one call, and nothing else, reads the layer's weight."""
-        weight: Any = gm.get_submodule(name).weight
-        return calls[name] == owners[id(weight)] == 1 and f"{name}.weight" not in read
-
+    once = read_once(gm)
     found: list[Taps] = []
     for node in gm.graph.nodes:
         name = str(node.target)
         if node.op != "call_module" or f"{name}.weight" in apart_from:
             continue
         layer: Any = gm.get_submodule(name)
-        if not _eligible(layer) or not alone(name) or isinstance(gm.get_submodule(name.rpartition(".")[0]), Pair):
+        if not _eligible(layer) or not once(name, "weight"):
+            continue
+        if isinstance(gm.get_submodule(name.rpartition(".")[0]), Pair):
             continue
         size = tuple(layer.weight.shape[2:])
         before, after = math.prod(size), math.prod(map(len, inner_indices(size)))
         pointwise = _follower(gm, node, layer) if after == 1 else None
-        if pointwise is not None and not alone(pointwise):
+        if pointwise is not None and not once(pointwise, "weight"):
             pointwise = None
         found.append(Taps(first_id - len(found), name, node.name, len(layer.weight), before, after, pointwise))
     return found

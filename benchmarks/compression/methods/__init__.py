@@ -29,12 +29,8 @@ METHODS: dict[str, Callable[[Trial], nn.Module]] = {
     "edp-pairs": partial(edp, kinds=("rank", "channel")),
     "slimming": slimming,
 }
-WEIGHED = (
-    "edp-budget",
-    "edp-taps",
-    "edp-kernels",
-    "edp-channels",
-)  # what a layer puts out counts where they compare
+# what a layer puts out counts where they compare
+WEIGHED = ("edp-budget", "edp-taps", "edp-kernels", "edp-channels")
 GRADUAL = (*WEIGHED, "tp-taylor", "edp-ranks", "edp-pairs")  # on the trial's schedule
 TORCH_PRUNING = ("tp-group-norm", "tp-taylor")
 DESCRIPTIONS = {
