@@ -17,10 +17,12 @@ from tabulate import tabulate
 from benchmarks.compression.methods import DESCRIPTIONS as METHODS
 from benchmarks.compression.plan import CORE, TARGETS, plan
 from benchmarks.compression.trial import DESCRIPTIONS as NETWORKS
+from benchmarks.compression.trial import Task
 from benchmarks.plots import accuracy_over_macs, seconds_over_nodes
 from benchmarks.rows import read, read_lines
 from benchmarks.structural_pruning import TOOLS, ratio, summary
-from edp_fx.cost import TRAFFIC
+from benchmarks.widths import in_macs
+from edp_fx.cost import POSITION, TRAFFIC
 
 RESULTS = Path("benchmarks/results")
 DOCUMENT = Path("docs/benchmarks.md")
@@ -84,12 +86,15 @@ def compression(path: Path) -> str:
     files = {one.name: read_lines(one) for one in sorted(path.parent.glob(f"{path.stem}*{path.suffix}"))}
     rows = [row for some in files.values() for row in some]
     epochs = "/".join(sorted({str(row["epochs"]) for row in rows}))
-    known = sum(len(tasks) for tasks in plan({}))
+    known = {task for tasks in plan({}) for task in tasks}
     done = {
-        name: len({(row["network"], row["method"], row["target"], row["seed"]) for row in some})
+        name: known & {Task(row["network"], row["method"], row["target"], row["seed"]) for row in some}
         for name, some in files.items()
     }
-    share = ", ".join(f"{count} of {known} runs in `{name}`" for name, count in done.items())
+    share = ", ".join(
+        f"{len(tasks)} of the {len(known)} runs planned in `{name}`, {len(files[name])} in all"
+        for name, tasks in done.items()
+    )
     parts = [
         COMPRESSION.format(
             share=share,
@@ -125,12 +130,13 @@ def arithmetic(row: Row) -> str:
 
 def _lines(rows: list[Row]) -> Iterator[Row]:
     """A line for each method and, where it removes step by step, each part of the run in which it did and each value of
-    ``traffic``."""
+    ``traffic`` and ``position``."""
     for method in METHODS:
-        mine: dict[tuple[tuple[float, ...], float], list[Row]] = {}
+        mine: dict[tuple[tuple[float, ...], float, float], list[Row]] = {}
         for row in rows:
             if row["method"] == method:
-                mine.setdefault((tuple(row["removing"] or ()), row["traffic"] or 0), []).append(row)
+                weights = row["traffic"] or 0.0, row["position"] or 0.0
+                mine.setdefault((tuple(row["removing"] or ()), *weights), []).append(row)
         for settings in sorted(mine):
             yield _line(method, mine[settings])
 
@@ -149,7 +155,7 @@ def _line(method: str, rows: list[Row]) -> Row:
     return {
         "method": f"`{method}`",
         "removing": " to ".join(f"{share:.0%}" for share in rows[0]["removing"] or ()),
-        "traffic": f"{rows[0]['traffic']:.0f}" if rows[0]["traffic"] else "",
+        **{key: f"{rows[0][key]:.0f}" if rows[0]["traffic"] else "" for key in ("traffic", "position")},
         "seeds": len(rows),
         "MACs": mean("macs_ratio"),
         "parameters": mean("params_ratio"),
@@ -264,6 +270,18 @@ def plain_table(title: str, command: str, note: str = "") -> Callable[[Path], st
     return lambda path: f"{heading}\n\n{markdown(read(path))}\n"
 
 
+def widths(path: Path) -> str:
+    """Training time of a convolution by its channels, and what that makes a number and a position in MACs."""
+    rows = read(path)
+    number, position = in_macs(rows)
+    note = (
+        "CHANNELSxSIDE: 3x3 to as many channels, batch norm and ReLU, 128 maps, forward and backward on a processor. "
+        f"By least squares a number that the layer puts out takes as long as {number:.0f} MACs and a position, whatever "
+        f"its channels, as {position:.0f}; edp_fx compares layers by {TRAFFIC:.0f} and {POSITION:.0f}."
+    )
+    return plain_table("A layer's time by its channels", "python -m benchmarks.widths", note)(path)
+
+
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "compression.jsonl": compression,
     "training.jsonl": training,
@@ -273,6 +291,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
         "python -m benchmarks.depthwise",
         "CHANNELSxSIDE/STRIDE, 128 maps, forward and backward on a processor. The slow ones train in float32.",
     ),
+    "widths.csv": widths,
     "frontend.csv": plain_table("Tracing and insertion", "python -m benchmarks.frontend"),
     "analysis.csv": analysis,
     "structural_pruning.jsonl": structural,

@@ -15,6 +15,7 @@ from benchmarks.compression.methods import METHODS
 from benchmarks.compression.plan import best_peer, plan
 from benchmarks.compression.results import Results, only_one
 from benchmarks.compression.trial import Images, Setting, Task, Trial
+from benchmarks.widths import in_macs
 from edp_fx.data import ArrayDataset
 from edp_fx.errors import EdpError
 
@@ -32,8 +33,17 @@ ROW = {
     "layout": "nhwc",
     "removing": None,
     "traffic": None,
+    "position": None,
     "versions": {"torch": "2"},
 }
+
+
+def test_numbers_and_positions_in_macs_are_found_from_times():
+    found = []
+    for channels, side in ((4, 28), (16, 28), (32, 14), (64, 7), (96, 7)):
+        macs, numbers, positions = 9 * channels**2 * side**2, channels * side**2, side**2
+        found.append({"model": f"{channels}x{side}", "ms": str(2e-6 * (macs + 50 * numbers + 1500 * positions))})
+    assert in_macs(found) == pytest.approx((50, 1500), rel=1e-6)
 
 
 def test_a_line_cut_off_is_dropped_and_the_others_stay(tmp_path):
@@ -83,16 +93,17 @@ def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
     for seed, removing in enumerate(([0.05, 0.25], [0.12, 0.5])):
         row = {**ROW, "removing": removing}
         Results(tmp_path / "compression.jsonl").add(Task("resnet20", "tp-taylor", 0.15, seed), row)
-    for seed, traffic in enumerate((64.0, 320.0)):
-        row = {**ROW, "removing": [0.05, 0.25], "traffic": traffic}
+    for seed, (traffic, position) in enumerate(((64.0, 0.0), (64.0, 1280.0), (320.0, 0.0))):
+        row = {**ROW, "removing": [0.05, 0.25], "traffic": traffic, "position": position}
         Results(tmp_path / "compression.jsonl").add(Task("resnet20", "edp-budget", 0.15, seed), row)
     (tmp_path / "analysis.csv").write_text("model,nodes,seconds\nresnet50,200,0.9\n")
     page = document.document(tmp_path)
-    assert "6 of" in page
-    assert re.search(r"`tp-taylor` +\| 5% to 25% +\| +\| 1 ", page)
-    assert re.search(r"`tp-taylor` +\| 12% to 50% +\| +\| 1 ", page)
-    assert re.search(r"`edp-budget` +\| 5% to 25% +\| 64 +\| 1 ", page)
-    assert re.search(r"`edp-budget` +\| 5% to 25% +\| 320 +\| 1 ", page)
+    assert re.search(r"[0-9] of the [0-9]+ runs planned in `compression.jsonl`, 7 in all", page)
+    assert re.search(r"`tp-taylor` +\| 5% to 25% +\| +\| +\| 1 ", page)
+    assert re.search(r"`tp-taylor` +\| 12% to 50% +\| +\| +\| 1 ", page)
+    assert re.search(r"`edp-budget` +\| 5% to 25% +\| 64 +\| 0 +\| 1 ", page)
+    assert re.search(r"`edp-budget` +\| 5% to 25% +\| 64 +\| 1280 +\| 1 ", page)
+    assert re.search(r"`edp-budget` +\| 5% to 25% +\| 320 +\| 0 +\| 1 ", page)
     assert "90.00 ± 0.00" in page
     assert "| resnet50 | 200     | 0.9" in page
     assert (tmp_path / "plots" / "compression.svg").exists()

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 import edp_fx
 from edp_fx.channels import ChannelGraph, analyze
+from edp_fx.channels.residuals import find_branches
 from edp_fx.cost import CostModel, measure
 from edp_fx.coverage import oracle
 from edp_fx.errors import AnalysisError, BudgetError
 from edp_fx.inputs import randomize_
+from edp_fx.passes.branches import DropBranches
 from edp_fx.passes.prune import Prune
 from edp_fx.passes.prune_and_merge import prune_and_merge
 
@@ -243,6 +245,35 @@ def test_cost_model_counts_what_is_there() -> None:
     assert measure(MergePairs()(small).graph_module, x).macs == pytest.approx(predicted)
     with pytest.raises(BudgetError, match="joules"):
         CostModel(gm, graph, "joules")
+
+
+def _put_out(model: nn.Module, x: Tensor) -> tuple[float, float]:
+    """Numbers and positions that the convolutions and linear layers put out, of one sample."""
+    shapes: list[torch.Size] = []
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(lambda _, __, output: shapes.append(output.shape))
+    model(x)
+    channels = [shape[1] for shape in shapes]
+    numbers = [shape.numel() / len(x) for shape in shapes]
+    return sum(numbers), sum(number / channel for number, channel in zip(numbers, channels, strict=True))
+
+
+def test_what_layers_put_out_counts_by_number_and_by_position() -> None:
+    x = torch.randn(2, 3, 64, 64)
+    gm = edp_fx.trace(timm.create_model("resnet10t").eval(), x)
+    graph = analyze(gm, x)
+    branches = find_branches(gm, graph)
+    assert branches
+    cost = CostModel(gm, graph, branches=branches, traffic=3.0, position=50.0)
+    numbers, positions = _put_out(copy.deepcopy(gm), x)
+    assert cost.dense == pytest.approx(measure(gm, x).macs + 3 * numbers + 50 * positions)
+    keep = oracle.random_keep(graph, 3)
+    small = DropBranches(branches[:1])(Prune(graph, keep)(copy.deepcopy(gm)).graph_module).graph_module
+    fewer, places = _put_out(copy.deepcopy(small), x)
+    assert fewer < numbers and places < positions
+    predicted = cost.total({**keep, branches[0].id: np.zeros(1)})
+    assert predicted == pytest.approx(measure(small, x).macs + 3 * fewer + 50 * places)
 
 
 def test_activation_memory_is_the_largest_sum_alive() -> None:

@@ -20,7 +20,7 @@ from torch import fx
 import edp_fx
 from benchmarks.compression.methods import GRADUAL, METHODS, WEIGHED
 from benchmarks.compression.trial import REMOVING, Images, Setting, Task, Trial
-from edp_fx.cost import TRAFFIC
+from edp_fx.cost import POSITION, TRAFFIC
 from edp_fx.errors import EdpError
 from edp_fx.lowering.latency import onnx_latency
 from edp_fx.train import evaluate
@@ -110,6 +110,7 @@ def run(task: Task, setting: Setting, images: Images, *, alone: bool) -> dict[st
         "layout": "nhwc",  # loop.LAYOUT; rows of before may have others
         "removing": list(REMOVING) if task.method in GRADUAL else None,
         "traffic": TRAFFIC if task.method in WEIGHED else None,
+        "position": POSITION if task.method in WEIGHED else None,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "versions": {

@@ -1,7 +1,17 @@
 """What a network costs: as a function of what is kept (for budgets), and measured (for reports)."""
 
 from edp_fx.cost.measure import Measurement, measure, median_latency
-from edp_fx.cost.model import METRICS, TRAFFIC, CostModel
+from edp_fx.cost.model import METRICS, POSITION, TRAFFIC, CostModel
 from edp_fx.cost.terms import PairTerms, Term
 
-__all__ = ["METRICS", "TRAFFIC", "CostModel", "Measurement", "PairTerms", "Term", "measure", "median_latency"]
+__all__ = [
+    "METRICS",
+    "POSITION",
+    "TRAFFIC",
+    "CostModel",
+    "Measurement",
+    "PairTerms",
+    "Term",
+    "measure",
+    "median_latency",
+]

@@ -28,15 +28,16 @@ from edp_fx.pairs import Pair
 from edp_fx.passes.merge import Chooser
 
 METRICS = ("macs", "params", "latency")
-TRAFFIC = 160.0
-"""MACs that a number counts for which a layer puts out, where forms of layers and elements are compared.
+TRAFFIC, POSITION = 64.0, 1280.0
+"""MACs that a number counts for which a layer puts out, and that a position of its output counts whatever its channels,
+where forms of layers and elements are compared.
 
-Whoever runs the network writes and reads it. On a graphics card of 2023 a float16 takes as long to write as 300 MACs,
-in a training step of ResNet-20 on a processor (bfloat16) it takes as long as 90; where MACs alone count it is 0. The
-more it counts, the fewer feature maps stay, above all large ones, which decisions early in a run would rather keep, and
-the more layers keep kernels of all their inputs. 64, 160 and 320 were trained with (docs/benchmarks.md): of ResNet-20
-64 came out 0.1 points above 160 to 0.15 and to 0.3 of the MACs, in a training of 5 % more time to 0.15, and 320 0.1 to
-0.4 below to 0.15 on three networks; all of it is about the scatter of the runs.
+Whoever runs the network writes and reads each number, and computes channels in blocks and layers one after the other:
+few channels at many positions take about as long as many. In a training step on a processor (bfloat16: convolution,
+batch norm, activation) a number takes as long as some 60 MACs, a position as 1,700 (``python -m benchmarks.widths``).
+The more a number counts, the fewer feature maps stay, above all large ones, which decisions early in a run would rather
+keep. The more a position counts, the sooner a residual branch goes as a whole instead of staying with a few channels,
+and the more layers keep kernels of all their inputs. Other values were trained with, too (docs/benchmarks.md).
 """
 
 
@@ -57,6 +58,7 @@ class CostModel:
         branches: what costs nothing where a keep-set leaves it out (by MACs).
         taps: what costs less, or nothing, where a keep-set leaves it out (by MACs).
         traffic: added for every number that a layer puts out (by MACs).
+        position: added for every position of what a layer puts out, be its channels as few as they will (by MACs).
 
     Raises:
         BudgetError: the metric is unknown.
@@ -73,6 +75,7 @@ class CostModel:
         branches: Sequence[Branch] = (),
         taps: Sequence[Taps] = (),
         traffic: float = 0.0,
+        position: float = 0.0,
     ) -> None:
         if metric not in METRICS:
             raise BudgetError(f"cost metric {metric!r} is unknown: use one of {', '.join(METRICS)}")
@@ -89,7 +92,7 @@ class CostModel:
             terms = latency_terms(gm, graph, self.table)
             self._measured = MeasuredChoice(gm, graph.node_shapes, self.table)
         self._plain, self._pairs = with_traffic(
-            with_branches(with_taps(with_kernels(terms, kernels), taps), branches), traffic
+            with_branches(with_taps(with_kernels(terms, kernels), taps), branches), traffic, position
         )
         self.dense = self.total({})
 

@@ -127,11 +127,13 @@ def with_branches(terms: Terms, branches: Sequence[Branch]) -> Terms:
     ]
 
 
-def with_traffic(terms: Terms, each: float) -> Terms:
-    """``terms`` with ``each`` added for every number that a layer puts out, a pair's basis included."""
+def with_traffic(terms: Terms, number: float, position: float) -> Terms:
+    """``terms`` with ``number`` added for every number that a layer puts out, a pair's basis included, and ``position``
+    for every position that has such numbers."""
 
     def more(term: Term) -> Term:
-        extra = each * term.positions
+        extra = number * term.positions
+        term = replace(term, overhead=term.overhead + position * term.positions)
         if not extra:
             return term
         if len(term.axes) < 2:

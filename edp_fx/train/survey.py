@@ -14,7 +14,7 @@ from edp_fx.channels import ChannelGraph, Group, analyze
 from edp_fx.channels.kernels import Kernels, find_kernels
 from edp_fx.channels.residuals import Branch, find_branches
 from edp_fx.channels.taps import Taps, find_taps
-from edp_fx.cost import TRAFFIC, CostModel
+from edp_fx.cost import POSITION, TRAFFIC, CostModel
 from edp_fx.latency import LatencyTable
 from edp_fx.train.elements import WHOLE, Elements
 from edp_fx.train.prices import Prices
@@ -83,7 +83,13 @@ class Survey:
         self.work = self.cost
         if wanted.metric == "macs" and not wanted.ranks:
             self.work = CostModel(
-                gm, self.graph, kernels=self.kernels, branches=self.branches, taps=self.taps, traffic=TRAFFIC
+                gm,
+                self.graph,
+                kernels=self.kernels,
+                branches=self.branches,
+                taps=self.taps,
+                traffic=TRAFFIC,
+                position=POSITION,
             )
         groups = [
             group
