@@ -276,8 +276,8 @@ def widths(path: Path) -> str:
     number, position = in_macs(rows)
     note = (
         "CHANNELSxSIDE: 3x3 to as many channels, batch norm and ReLU, 128 maps, forward and backward on a processor. "
-        f"By least squares a number that the layer puts out takes as long as {number:.0f} MACs and a position, whatever "
-        f"its channels, as {position:.0f}; edp_fx compares layers by {TRAFFIC:.0f} and {POSITION:.0f}."
+        f"By least squares a number that the layer puts out takes as long as {number:.0f} MACs, a position as "
+        f"{position:.0f} more; edp_fx compares layers by {TRAFFIC:.0f} and {POSITION:.0f}."
     )
     return plain_table("A layer's time by its channels", "python -m benchmarks.widths", note)(path)
 
