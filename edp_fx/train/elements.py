@@ -77,6 +77,7 @@ class Elements:
     def __init__(self, groups: Sequence[Group | Kernels | Branch | Taps], parameters: Iterable[str]) -> None:
         names = set(parameters)
         self.groups = tuple(groups)
+        self.kinds = np.array([group.kind for group in groups], dtype=str)
         self.sizes = np.array([group.size for group in groups], dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
         self.n = int(self.offsets[-1])
@@ -110,8 +111,8 @@ class Elements:
                 consumed[number] |= member.role == "consumer"
         self.sites = (*(Site(*key, torch.from_numpy(flat)) for key, flat in index.items()), *kernels, *by_channel)
         self._owners = torch.cat([*owners, torch.zeros(0, dtype=torch.int64)])
-        self._kinds: dict[str, Tensor] = {}
-        ranks = np.array([group.kind == "rank" for group in groups], dtype=bool)
+        self._of_kind: dict[str, Tensor] = {}
+        ranks = self.kinds == "rank"
         # The change of the loss when an element goes is seen at its consumers' slices or, where no parameter
         # consumes it (the product of queries and keys), at its producers'.
         self.gates = self._restricted(
@@ -170,10 +171,10 @@ class Elements:
 
     def kind(self, kind: str, device: torch.device) -> Tensor:
         """Which elements are of groups of a kind [n+1]."""
-        if kind not in self._kinds:
-            mine = np.array([group.kind == kind for group in self.groups], dtype=bool)
-            self._kinds[kind] = torch.from_numpy(np.append(mine[self.group_of], False))
-        return self._kept(self._kinds[kind], device)
+        if kind not in self._of_kind:
+            mine = self.kinds[self.group_of] == kind
+            self._of_kind[kind] = torch.from_numpy(np.append(mine, False))
+        return self._kept(self._of_kind[kind], device)
 
     def scale(self, site: Site, parameter: Tensor, factor: Tensor) -> None:
         """Multiply the parameter's slices in place by their elements' factors [n+1] (last entry 1)."""

@@ -148,7 +148,7 @@ class Selector:
         seen = alive if self.widths is None else np.maximum(alive, self.widths)
         look = (self.work or self.prices).look(seen)
         saved = look.marginal
-        branch = np.array([group.kind == "branch" for group in elements.groups], dtype=bool)
+        branch = elements.kinds == "branch"
         if self.widths is not None and branch.any():  # a branch goes as a whole, and so does what it costs by now
             saved = np.where(branch, (self.work or self.prices).look(alive).marginal, saved)
         if self.work is not None:  # what saves cost but no work goes last

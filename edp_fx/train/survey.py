@@ -105,16 +105,15 @@ class Survey:
     def floors(self, wanted: NDArray[Any]) -> NDArray[np.int64]:
         """The fewest elements each group keeps [groups]: ``wanted`` as ``align`` allows, none for kernels,
         branches and taps."""
-        whole = np.array([group.kind in WHOLE for group in self.elements.groups], dtype=bool)
-        return np.where(whole, 0, aligned_floors(wanted, self.elements.sizes, self._wanted.align))
+        floors = aligned_floors(wanted, self.elements.sizes, self._wanted.align)
+        return np.where(np.isin(self.elements.kinds, WHOLE), 0, floors)
 
     def selector(self, floors: NDArray[np.int64], sizes: NDArray[np.float64]) -> Selector:
         """What chooses, given the floors and the sizes [groups] that the groups had in the network as it came."""
         elements, align = self.elements, self._wanted.align
         if self._wanted.ranks:
             return Selector(elements, self._prices, floors, align=align)
-        channel = np.array([group.kind == "channel" for group in elements.groups], dtype=bool)
-        widths = np.where(channel, sizes / elements.sizes, 0.0)[elements.group_of]
+        widths = np.where(elements.kinds == "channel", sizes / elements.sizes, 0.0)[elements.group_of]
         return Selector(elements, self._prices, floors, self._work_prices, widths, align)
 
 
