@@ -46,14 +46,17 @@ different processors, in the precision those multiply in: times compare within a
 `benchmarks/compression/trial.py`); 12% to 50% is edp_fx's default.
 
 On the GPU fifteen runs at a time, each with a core of its own, shared it by NVIDIA's MPS (`--jobs 15`), so latency was
-not measured. All are of one quarter of an hour, but there were fewer beside the last: the rows with a traffic of 64 or
-320 and those that begin at 10%. Kernels of networks this small are short, launching them takes the time, and a network
-of more layers trains longer whatever its MACs.
+not measured. Kernels of networks this small are short, launching them takes the time, and a network of more layers
+trains longer whatever its MACs; no row there has a position counted yet. The rows are of three quarters of an hour. Of
+the second, in which everything took 0.85 times as long as in the first, are seeds 1 and 2 of the second networks, of
+`slimming` and of `svd`, all of `edp-taps` and with a traffic of 117, and VGG's and DenseNet's with a traffic of 64 and
+from 10%. Of the third, beside tests, are those from 2%. In each there were fewer runs beside the last.
 
-In bf16 on a processor two runs at a time had a core each, all on one day but `dense`, `tp-group-norm`, `tp-taylor` from
-12% to 50% and the third seed of `thin` to 0.15 (days on which `thin` took 8 % longer). Tests ran beside
-seed 0 of `edp-budget` of ResNet-20 to 0.15 (515 s) and to 0.3, and seed 1 of that of VGG (234 s) is from before strided
-depthwise layers computed in float32.
+In bf16 on a processor two runs at a time had a core each. What has a position above 0, `thin` of VGG with seed 0 and
+`thin` to 0.3 with seed 1 are of one day; the rest is of the day before but `dense`, `tp-group-norm`, `tp-taylor` from
+12% to 50% and the third seed of `thin` to 0.15 (days on which `thin` took 8 % longer). Tests ran beside seed 0 of
+`edp-budget` with a traffic of 160 of ResNet-20 to 0.15 (515 s; 495 s again a day later) and to 0.3, and seed 1 of that
+of VGG (234 s) is from before strided depthwise layers computed in float32.
 
 In fp32 two runs at a time had a core each, too. What else a machine does still shows in its processor's seconds, by up
 to 15 %; by more, up to 25 %, in seed 1 of `edp-kernels` with a traffic of 320 to 0.15 and to 0.3 of ResNet-20 and of
@@ -67,11 +70,13 @@ took then what makes, to 0.15, 797 s of ResNet-20, 1,380 s of ResNet-56, 636 s o
 decided is physically removed at the decision after the next in those of `edp-*` of the third and fourth day, except
 what begins at 3%; in the others six times a run, which is slower.
 
-`traffic` says how many MACs a number counts that a layer puts out where `edp-*` compares layers and channels: the more,
-the fewer large feature maps stay. edp_fx has {traffic:.0f} (`TRAFFIC` in `edp_fx/cost/model.py`); the other values were
-tried on the way there. VGG and DenseNet have no residual branches: there `edp-kernels` is `edp-budget`, and not run
-apart. `edp-lambda` asks for no MACs: a fifth less of its strength left 0.69 of them, a quarter more 0.09, of a network
-that guessed.
+`traffic` says how many MACs a number counts that a layer puts out where `edp-*` compares layers and channels, and
+`position` how many a position of its output does, whatever its channels: the more, the fewer large feature maps stay,
+and the sooner residual branches go as a whole. edp_fx has {traffic:.0f} and {position:.0f} (`edp_fx/cost/model.py`),
+about what they take on a processor ("A layer's time by its channels", below); the other values were tried on the way
+there, those of `position` counted twice where a convolution becomes two layers. VGG and DenseNet have no residual
+branches: there `position` changes nothing, and `edp-kernels` is `edp-budget`, not run apart. `edp-lambda` asks for no
+MACs: a fifth less of its strength left 0.69 of them, a quarter more 0.09, of a network that guessed.
 
 {methods}
 
@@ -100,6 +105,7 @@ def compression(path: Path) -> str:
             share=share,
             epochs=epochs,
             traffic=TRAFFIC,
+            position=POSITION,
             methods="\n".join(f"- `{name}`: {text}" for name, text in METHODS.items()),
         )
     ]

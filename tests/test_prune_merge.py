@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import edp_fx
 from edp_fx.channels import ChannelGraph, analyze
+from edp_fx.channels.kernels import find_kernels
 from edp_fx.channels.residuals import find_branches
 from edp_fx.cost import CostModel, measure
 from edp_fx.coverage import oracle
@@ -20,6 +21,7 @@ from edp_fx.inputs import randomize_
 from edp_fx.passes.branches import DropBranches
 from edp_fx.passes.prune import Prune
 from edp_fx.passes.prune_and_merge import prune_and_merge
+from edp_fx.passes.separate import SeparateConvs
 
 
 def pairs_of(name: str, size: int, **options) -> tuple[torch.fx.GraphModule, Tensor]:
@@ -248,32 +250,36 @@ def test_cost_model_counts_what_is_there() -> None:
 
 
 def _put_out(model: nn.Module, x: Tensor) -> tuple[float, float]:
-    """Numbers and positions that the convolutions and linear layers put out, of one sample."""
-    shapes: list[torch.Size] = []
+    """Numbers that the convolutions and linear layers put out of one sample, and positions, but of depthwise ones."""
+    shapes: list[tuple[torch.Size, bool]] = []
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
-            module.register_forward_hook(lambda _, __, output: shapes.append(output.shape))
+            depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
+            module.register_forward_hook(lambda _, __, out, depthwise=depthwise: shapes.append((out.shape, depthwise)))
     model(x)
-    channels = [shape[1] for shape in shapes]
-    numbers = [shape.numel() / len(x) for shape in shapes]
-    return sum(numbers), sum(number / channel for number, channel in zip(numbers, channels, strict=True))
+    numbers = sum(shape.numel() for shape, _ in shapes) / len(x)
+    return numbers, sum(shape.numel() / shape[1] for shape, depthwise in shapes if not depthwise) / len(x)
 
 
 def test_what_layers_put_out_counts_by_number_and_by_position() -> None:
     x = torch.randn(2, 3, 64, 64)
     gm = edp_fx.trace(timm.create_model("resnet10t").eval(), x)
     graph = analyze(gm, x)
-    branches = find_branches(gm, graph)
-    assert branches
-    cost = CostModel(gm, graph, branches=branches, traffic=3.0, position=50.0)
+    kernels = find_kernels(gm)
+    branches = find_branches(gm, graph, -1 - len(kernels))
+    assert kernels and branches
+    cost = CostModel(gm, graph, kernels=kernels, branches=branches, traffic=3.0, position=50.0)
     numbers, positions = _put_out(copy.deepcopy(gm), x)
     assert cost.dense == pytest.approx(measure(gm, x).macs + 3 * numbers + 50 * positions)
     keep = oracle.random_keep(graph, 3)
+    separated = [one for one in kernels if not set(one.nodes) & set(branches[0].nodes)][:3]
+    assert separated
     small = DropBranches(branches[:1])(Prune(graph, keep)(copy.deepcopy(gm)).graph_module).graph_module
+    small = SeparateConvs(separated)(small).graph_module
     fewer, places = _put_out(copy.deepcopy(small), x)
     assert fewer < numbers and places < positions
-    predicted = cost.total({**keep, branches[0].id: np.zeros(1)})
-    assert predicted == pytest.approx(measure(small, x).macs + 3 * fewer + 50 * places)
+    gone = {one.id: np.zeros(1) for one in (branches[0], *separated)}
+    assert cost.total({**keep, **gone}) == pytest.approx(measure(small, x).macs + 3 * fewer + 50 * places)
 
 
 def test_activation_memory_is_the_largest_sum_alive() -> None:

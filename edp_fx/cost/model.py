@@ -19,6 +19,7 @@ from edp_fx.cost.terms import (
     parameter_terms,
     with_branches,
     with_kernels,
+    with_positions,
     with_taps,
     with_traffic,
 )
@@ -36,8 +37,8 @@ Whoever runs the network writes and reads each number, and computes channels in 
 few channels at many positions take about as long as many. In a training step on a processor (bfloat16: convolution,
 batch norm, activation) a number takes as long as some 60 MACs, a position as 1,700 (``python -m benchmarks.widths``).
 The more a number counts, the fewer feature maps stay, above all large ones, which decisions early in a run would rather
-keep. The more a position counts, the sooner a residual branch goes as a whole instead of staying with a few channels,
-and the more layers keep kernels of all their inputs. Other values were trained with, too (docs/benchmarks.md).
+keep. The more a position counts, the sooner a residual branch goes as a whole instead of staying with a few channels.
+Other values were trained with, too (docs/benchmarks.md).
 """
 
 
@@ -58,7 +59,8 @@ class CostModel:
         branches: what costs nothing where a keep-set leaves it out (by MACs).
         taps: what costs less, or nothing, where a keep-set leaves it out (by MACs).
         traffic: added for every number that a layer puts out (by MACs).
-        position: added for every position of what a layer puts out, be its channels as few as they will (by MACs).
+        position: added for every position of what a layer puts out, be its channels as few as they will; once for what
+            may become two layers (by MACs).
 
     Raises:
         BudgetError: the metric is unknown.
@@ -91,9 +93,8 @@ class CostModel:
             self.table = table or LatencyTable()
             terms = latency_terms(gm, graph, self.table)
             self._measured = MeasuredChoice(gm, graph.node_shapes, self.table)
-        self._plain, self._pairs = with_traffic(
-            with_branches(with_taps(with_kernels(terms, kernels), taps), branches), traffic, position
-        )
+        terms = with_kernels(with_positions(terms, position), kernels)
+        self._plain, self._pairs = with_traffic(with_branches(with_taps(terms, taps), branches), traffic)
         self.dense = self.total({})
 
     @property

@@ -75,7 +75,7 @@ def with_kernels(terms: Terms, kernels: Sequence[Kernels]) -> Terms:
     def add_separate(term: Term, one: Kernels) -> None:
         gone = (AxisCount(1.0, {one.id: -np.ones(1)}),)
         inputs, outputs = term.axes[0], term.axes[-1]
-        plain.append(replace(term, axes=(inputs,), gates=gone))
+        plain.append(replace(term, axes=(inputs,), overhead=0.0, gates=gone))
         plain.append(replace(term, constant=term.constant / one.taps, axes=(inputs, outputs), gates=gone))
 
     for term in terms[0]:
@@ -127,13 +127,11 @@ def with_branches(terms: Terms, branches: Sequence[Branch]) -> Terms:
     ]
 
 
-def with_traffic(terms: Terms, number: float, position: float) -> Terms:
-    """``terms`` with ``number`` added for every number that a layer puts out, a pair's basis included, and ``position``
-    for every position that has such numbers."""
+def with_traffic(terms: Terms, number: float) -> Terms:
+    """``terms`` with ``number`` added for every number that a layer puts out, a pair's basis included."""
 
     def more(term: Term) -> Term:
         extra = number * term.positions
-        term = replace(term, overhead=term.overhead + position * term.positions)
         if not extra:
             return term
         if len(term.axes) < 2:
@@ -145,6 +143,18 @@ def with_traffic(terms: Terms, number: float, position: float) -> Terms:
 
     return [more(term) for term in terms[0]], [
         PairTerms(pair.name, more(pair.basis), more(pair.coefficient), more(pair.merged)) for pair in terms[1]
+    ]
+
+
+def with_positions(terms: Terms, each: float) -> Terms:
+    """``terms`` with ``each`` added for every position that a layer puts numbers out for, once for a pair; to be given
+    terms without kernels, so that what becomes two layers counts once, too."""
+
+    def more(term: Term) -> Term:
+        return replace(term, overhead=term.overhead + each * term.positions)
+
+    return [more(term) for term in terms[0]], [
+        PairTerms(pair.name, pair.basis, more(pair.coefficient), more(pair.merged)) for pair in terms[1]
     ]
 
 
