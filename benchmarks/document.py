@@ -52,11 +52,11 @@ the second, in which everything took 0.85 times as long as in the first, are see
 `slimming` and of `svd`, all of `edp-taps` and with a traffic of 117, and VGG's and DenseNet's with a traffic of 64 and
 from 10%. Of the third, beside tests, are those from 2%. In each there were fewer runs beside the last.
 
-In bf16 on a processor two runs at a time had a core each. What has a position above 0, `thin` of VGG with seed 0 and
-`thin` to 0.3 with seed 1 are of one day; the rest is of the day before but `dense`, `tp-group-norm`, `tp-taylor` from
-12% to 50% and the third seed of `thin` to 0.15 (days on which `thin` took 8 % longer). Tests ran beside seed 0 of
-`edp-budget` with a traffic of 160 of ResNet-20 to 0.15 (515 s; 495 s again a day later) and to 0.3, and seed 1 of that
-of VGG (234 s) is from before strided depthwise layers computed in float32.
+In bf16 on a processor two runs at a time had a core each. What has a position above 0 and, with a traffic of 160, seed
+0 of `edp-budget` of VGG and of ResNet-20 to 0.15 are of one day; the rest is of the day before, on which those two took
+6 % and, beside tests, 4 % longer, but `dense`, `tp-group-norm`, `tp-taylor` from 12% to 50% and the third seed of
+`thin` to 0.15 (days on which `thin` took 8 % longer). Tests ran beside seed 0 of `edp-budget` with a traffic of 160 to
+0.3, too, and seed 1 of that of VGG (234 s) is from before strided depthwise layers computed in float32.
 
 In fp32 two runs at a time had a core each, too. What else a machine does still shows in its processor's seconds, by up
 to 15 %; by more, up to 25 %, in seed 1 of `edp-kernels` with a traffic of 320 to 0.15 and to 0.3 of ResNet-20 and of
