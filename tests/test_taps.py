@@ -166,14 +166,14 @@ def test_fading_leaves_the_inner_taps_alone() -> None:
 
 
 def run(steps: int) -> tuple[Compressor, Tensor]:
-    """ResNet-20 trained on noise for so many of 60 steps, with floors so high that kernels have to go."""
+    """ResNet-20 trained on noise for so many of 60 steps, with floors so high that nearly all kernels have to go."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, 16, 16)
     gm = edp_fx.trace(networks.resnet20(), x)
     compressor = compressor_of(
         gm,
         x,
-        budget=Budget(macs=0.08),
+        budget=Budget(macs=0.145),
         floor=0.9,
         kinds=KINDS,
         schedule=Schedule(60, 0.05, 0.8, decisions=12, shrinks=12),
@@ -191,7 +191,7 @@ def test_a_run_crops_kernels_and_keeps_the_function() -> None:
     for name in cropped:
         assert [one for one, _ in small.get_submodule(name).named_children()] == ["pointwise"]
     assert measure(small, x).macs / compressor.dense == pytest.approx(compressor.macs, rel=1e-9)
-    assert 0.075 <= compressor.macs <= 0.08
+    assert 0.14 <= compressor.macs <= 0.145
     assert compressor.max_rel_diff < 1e-5
     assert compressor.optimizer is not None
     trained = {id(one) for group in compressor.optimizer.param_groups for one in group["params"]}
