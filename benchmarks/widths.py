@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from benchmarks import rows
 from benchmarks.compression.trial import precision
 from benchmarks.rows import timed
+from edp_fx.train.precision import mixed_precision
 from edp_fx.train.recipe import PRECISIONS
 
 LAYERS = "4x28,8x28,12x28,16x28,24x28,32x28,8x14,16x14,24x14,32x14,48x14,16x7,32x7,48x7,64x7,96x7"
@@ -34,7 +35,8 @@ def measure(name: str, repeats: int) -> dict[str, object]:
     model = nn.Sequential(*layers).to(memory_format=torch.channels_last)
     dtype = PRECISIONS[precision()]
     x = torch.randn(BATCH, channels, side, side).to(dtype or torch.float32, memory_format=torch.channels_last)
-    seconds = [timed(_step, model, x.requires_grad_(), dtype)[1] for _ in range(repeats + 1)]
+    # a tensor of its own each time: gradients would add up otherwise, and that take time, too
+    seconds = [timed(_step, model, x.detach().requires_grad_(), dtype)[1] for _ in range(repeats + 1)]
     return {
         "model": name,
         "ms": round(1e3 * statistics.median(seconds[1:]), 3),
@@ -45,7 +47,7 @@ def measure(name: str, repeats: int) -> dict[str, object]:
 
 
 def _step(model: nn.Module, x: Tensor, dtype: torch.dtype | None) -> None:
-    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+    with mixed_precision("cpu", dtype):
         y = model(x)
     y.backward(x.detach())
 

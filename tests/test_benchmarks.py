@@ -98,7 +98,7 @@ def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
         Results(tmp_path / "compression.jsonl").add(Task("resnet20", "edp-budget", 0.15, seed), row)
     (tmp_path / "analysis.csv").write_text("model,nodes,seconds\nresnet50,200,0.9\n")
     page = document.document(tmp_path)
-    assert re.search(r"[0-9] of the [0-9]+ runs planned in `compression.jsonl`, 7 in all", page)
+    assert re.search(r"\b6 of the [0-9]+ runs planned in `compression.jsonl`, 7 in all", page)
     assert re.search(r"`tp-taylor` +\| 5% to 25% +\| +\| +\| 1 ", page)
     assert re.search(r"`tp-taylor` +\| 12% to 50% +\| +\| +\| 1 ", page)
     assert re.search(r"`edp-budget` +\| 5% to 25% +\| 64 +\| 0 +\| 1 ", page)

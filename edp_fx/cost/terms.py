@@ -75,6 +75,7 @@ def with_kernels(terms: Terms, kernels: Sequence[Kernels]) -> Terms:
     def add_separate(term: Term, one: Kernels) -> None:
         gone = (AxisCount(1.0, {one.id: -np.ones(1)}),)
         inputs, outputs = term.axes[0], term.axes[-1]
+        # what a layer costs once, its positions, stays with the second
         plain.append(replace(term, axes=(inputs,), overhead=0.0, gates=gone))
         plain.append(replace(term, constant=term.constant / one.taps, axes=(inputs, outputs), gates=gone))
 
