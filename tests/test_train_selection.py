@@ -215,21 +215,32 @@ def test_what_saves_cost_but_no_work_goes_last_and_does_go():
     assert selector.choose(everything, importance, 3.0).tolist() == [False] * 2 + [True] * 2 + [False] * 3 + [True]
 
 
-def test_of_two_choices_that_overshoot_the_nearer_stays():
-    class Own:
-        """Elements of costs of their own."""
+class Own:
+    """Elements of costs of their own."""
 
-        costs = np.array([5.0, 1.0, 5.0, 4.0])
+    def __init__(self, *costs):
+        self.costs = np.array(costs)
 
-        def total(self, alive, apart=None):
-            return float((self.costs * alive).sum())
+    def total(self, alive, apart=None):
+        return float((self.costs * alive).sum())
 
-        def look(self, alive):
-            return SimpleNamespace(marginal=self.costs)
+    def look(self, alive):
+        return SimpleNamespace(marginal=self.costs)
 
+
+@pytest.mark.parametrize(
+    "costs, prices, target, kept",
+    [
+        # the cheapest saves 5 of the 3 wanted, without it the next two save 6, the last alone 4
+        ((5.0, 1.0, 5.0, 4.0), (0.01, 0.02, 0.03, 0.04), 12.0, (True, True, True, False)),
+        # each next one overshoots by less: the search goes on though the second is no better than what replaced the
+        # first
+        ((9.0, 7.0, 5.0, 3.0), (0.01, 0.02, 0.03, 0.06), 21.0, (True, True, True, False)),
+    ],
+)
+def test_of_choices_that_overshoot_the_nearest_stays(costs, prices, target, kept):
     elements = Elements([group(number, 1, []) for number in range(4)], [])
-    selector = Selector(elements, Own(), np.zeros(4, dtype=np.int64))
-    importance = Own.costs * [0.01, 0.02, 0.03, 0.04]
-    # the cheapest saves 5 of the 3 wanted, without it the next two save 6, the last alone 4
-    left = selector.choose(np.ones(4, dtype=bool), importance, 12.0)
-    assert left.tolist() == [True, True, True, False]
+    own = Own(*costs)
+    selector = Selector(elements, own, np.zeros(4, dtype=np.int64))
+    left = selector.choose(np.ones(4, dtype=bool), own.costs * prices, target)
+    assert left.tolist() == list(kept)

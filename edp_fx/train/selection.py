@@ -108,14 +108,13 @@ class Selector:
         for _ in range(RETRIES):
             count = self._until(alive, removals, target)
             chosen = without(alive, removals.first(count))
-            total = self.total(chosen)
-            if best is not None and not self.total(best) < total <= target:
+            before = best
+            if best is None or self.total(best) < self.total(chosen) <= target:
+                best = chosen
+            if not count or self.total(best) >= (1 - COARSE) * end:
                 return best
-            best = chosen
-            if not count or total >= (1 - COARSE) * end:
-                return best
-            best = self._finer_last(alive, removals, count - 1, target, chosen)
-            if self.total(best) >= (1 - COARSE) * end:
+            best = self._finer_last(alive, removals, count - 1, target, best)
+            if best is before or self.total(best) >= (1 - COARSE) * end:
                 return best
             # the last one saves more than was missing, and no single other one enough: go on without its group
             others = (np.arange(len(removals)) < count - 1) | (removals.groups != removals.groups[count - 1])
