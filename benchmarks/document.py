@@ -15,9 +15,11 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.compression.methods import DESCRIPTIONS as METHODS
+from benchmarks.compression.methods import WEIGHED
+from benchmarks.compression.methods.edp import ALIGN
 from benchmarks.compression.plan import CORE, TARGETS, plan
 from benchmarks.compression.trial import DESCRIPTIONS as NETWORKS
-from benchmarks.compression.trial import Task
+from benchmarks.compression.trial import REMOVING, Task
 from benchmarks.plots import accuracy_over_macs, seconds_over_nodes
 from benchmarks.rows import read, read_lines
 from benchmarks.structural_pruning import TOOLS, ratio, summary
@@ -135,19 +137,20 @@ def arithmetic(row: Row) -> str:
 
 
 def _lines(rows: list[Row]) -> Iterator[Row]:
-    """A line for each method and, where it removes step by step, each part of the run in which it did and each value of
-    ``traffic`` and ``position``."""
+    """A line for each method and each of its settings, those in force today in bold."""
+    today = (*REMOVING, TRAFFIC, POSITION, ALIGN)
     for method in METHODS:
-        mine: dict[tuple[tuple[float, ...], float, float], list[Row]] = {}
+        mine: dict[tuple[float, ...], list[Row]] = {}
         for row in rows:
             if row["method"] == method:
-                weights = row["traffic"] or 0.0, row["position"] or 0.0
-                mine.setdefault((tuple(row["removing"] or ()), *weights), []).append(row)
+                settings = *(row["removing"] or ()), *(row[key] or 0.0 for key in ("traffic", "position", "align"))
+                mine.setdefault(settings, []).append(row)
         for settings in sorted(mine):
-            yield _line(method, mine[settings])
+            name = f"**`{method}`**" if method in WEIGHED and settings == today else f"`{method}`"
+            yield _line(name, mine[settings])
 
 
-def _line(method: str, rows: list[Row]) -> Row:
+def _line(name: str, rows: list[Row]) -> Row:
     def mean(key: str, digits: int = 3, scale: float = 1.0) -> str:
         return f"{scale * statistics.mean(row[key] for row in rows):.{digits}f}"
 
@@ -159,9 +162,9 @@ def _line(method: str, rows: list[Row]) -> Row:
     if len(rows) > 1:
         accuracy += f" ± {100 * statistics.stdev(row['accuracy'] for row in rows):.2f}"
     return {
-        "method": f"`{method}`",
+        "method": name,
         "removing": " to ".join(f"{share:.0%}" for share in rows[0]["removing"] or ()),
-        **{key: f"{rows[0][key]:.0f}" if rows[0]["traffic"] else "" for key in ("traffic", "position")},
+        **{key: "" if rows[0][key] is None else f"{rows[0][key]:.0f}" for key in ("traffic", "position", "align")},
         "seeds": len(rows),
         "MACs": mean("macs_ratio"),
         "parameters": mean("params_ratio"),

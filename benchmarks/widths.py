@@ -23,7 +23,8 @@ from benchmarks.rows import timed
 from edp_fx.train.precision import mixed_precision
 from edp_fx.train.recipe import PRECISIONS
 
-LAYERS = "4x28,8x28,12x28,16x28,24x28,32x28,8x14,16x14,24x14,32x14,48x14,16x7,32x7,48x7,64x7,96x7"
+# widths that fill the blocks in which a processor computes channels: those between take about as long as the next
+LAYERS = "16x28,32x28,48x28,16x14,32x14,48x14,64x14,16x7,32x7,48x7,64x7,96x7,128x7"
 COLUMNS = ("model", "ms", "precision", "capability", "torch")
 BATCH = 128
 

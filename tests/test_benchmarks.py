@@ -12,10 +12,12 @@ import torch
 from benchmarks import document
 from benchmarks.compression.jobs import runner
 from benchmarks.compression.methods import METHODS
+from benchmarks.compression.methods.edp import ALIGN
 from benchmarks.compression.plan import best_peer, plan
 from benchmarks.compression.results import Results, only_one
 from benchmarks.compression.trial import Images, Setting, Task, Trial
 from benchmarks.widths import in_macs
+from edp_fx.cost import POSITION, TRAFFIC
 from edp_fx.data import ArrayDataset
 from edp_fx.errors import EdpError
 
@@ -34,6 +36,7 @@ ROW = {
     "removing": None,
     "traffic": None,
     "position": None,
+    "align": None,
     "versions": {"torch": "2"},
 }
 
@@ -93,17 +96,21 @@ def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
     for seed, removing in enumerate(([0.05, 0.25], [0.12, 0.5])):
         row = {**ROW, "removing": removing}
         Results(tmp_path / "compression.jsonl").add(Task("resnet20", "tp-taylor", 0.15, seed), row)
-    for seed, (traffic, position) in enumerate(((64.0, 0.0), (64.0, 1280.0), (320.0, 0.0))):
-        row = {**ROW, "removing": [0.05, 0.25], "traffic": traffic, "position": position}
+    edp = {**ROW, "removing": [0.05, 0.25]}
+    settings = ((64.0, 0.0, 4), (64.0, 1280.0, 4), (TRAFFIC, POSITION, ALIGN))
+    for seed, (traffic, position, align) in enumerate(settings):
+        row = {**edp, "traffic": traffic, "position": position, "align": align}
         Results(tmp_path / "compression.jsonl").add(Task("resnet20", "edp-budget", 0.15, seed), row)
     (tmp_path / "analysis.csv").write_text("model,nodes,seconds\nresnet50,200,0.9\n")
     page = document.document(tmp_path)
     assert re.search(r"\b6 of the [0-9]+ runs planned in `compression.jsonl`, 7 in all", page)
-    assert re.search(r"`tp-taylor` +\| 5% to 25% +\| +\| +\| 1 ", page)
-    assert re.search(r"`tp-taylor` +\| 12% to 50% +\| +\| +\| 1 ", page)
-    assert re.search(r"`edp-budget` +\| 5% to 25% +\| 64 +\| 0 +\| 1 ", page)
-    assert re.search(r"`edp-budget` +\| 5% to 25% +\| 64 +\| 1280 +\| 1 ", page)
-    assert re.search(r"`edp-budget` +\| 5% to 25% +\| 320 +\| 0 +\| 1 ", page)
+    assert re.search(r"\| `tp-taylor` +\| 5% to 25% +\| +\| +\| +\| 1 ", page)
+    assert re.search(r"\| `tp-taylor` +\| 12% to 50% +\| +\| +\| +\| 1 ", page)
+    assert re.search(r"\| `edp-budget` +\| 5% to 25% +\| 64 +\| 0 +\| 4 +\| 1 ", page)
+    assert re.search(r"\| `edp-budget` +\| 5% to 25% +\| 64 +\| 1280 +\| 4 +\| 1 ", page)
+    assert re.search(
+        rf"\| \*\*`edp-budget`\*\* +\| 5% to 25% +\| {TRAFFIC:.0f} +\| {POSITION:.0f} +\| {ALIGN} +\| 1 ", page
+    )
     assert "90.00 ± 0.00" in page
     assert "| resnet50 | 200     | 0.9" in page
     assert (tmp_path / "plots" / "compression.svg").exists()

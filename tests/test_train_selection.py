@@ -229,7 +229,7 @@ class Own:
 
 
 @pytest.mark.parametrize(
-    "costs, prices, target, kept",
+    ("costs", "prices", "target", "kept"),
     [
         # the cheapest saves 5 of the 3 wanted, without it the next two save 6, the last alone 4
         ((5.0, 1.0, 5.0, 4.0), (0.01, 0.02, 0.03, 0.04), 12.0, (True, True, True, False)),

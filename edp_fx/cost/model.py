@@ -29,13 +29,14 @@ from edp_fx.pairs import Pair
 from edp_fx.passes.merge import Chooser
 
 METRICS = ("macs", "params", "latency")
-TRAFFIC, POSITION = 64.0, 1680.0
+TRAFFIC, POSITION = 64.0, 1280.0
 """MACs that a number counts for which a layer puts out, and that a position of its output counts whatever its channels,
 where forms of layers and elements are compared.
 
 Whoever runs the network writes and reads each number, and computes channels in blocks and layers one after the other:
 few channels at many positions take about as long as many. In a training step on a processor (bfloat16: convolution,
-batch norm, activation) a number takes as long as 60 to 130 MACs, a position as 1,700 (``python -m benchmarks.widths``).
+batch norm, activation) a number takes as long as about 100 MACs, a position as 800 to 1,600 (``python -m
+benchmarks.widths``, several times).
 The more a number counts, the fewer feature maps stay, above all large ones, which decisions early in a run would rather
 keep. The more a position counts, the sooner a residual branch goes as a whole instead of staying with a few channels.
 Other values were trained with, too (docs/benchmarks.md).

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import nn
 
-from benchmarks.compression.methods.edp import edp
+from benchmarks.compression.methods.edp import ALIGN, edp
 from benchmarks.compression.methods.plain import dense, thin
 from benchmarks.compression.methods.slimming import slimming
 from benchmarks.compression.methods.svd import svd
@@ -21,23 +21,24 @@ METHODS: dict[str, Callable[[Trial], nn.Module]] = {
     "tp-group-norm": group_norm,
     "tp-taylor": taylor,
     "svd": svd,
-    "edp-ranks": partial(edp, kinds=("rank",)),
+    "edp-ranks": partial(edp, kinds=("rank",), align=1),
     "edp-kernels": partial(edp, kinds=("channel", "kernel")),
     "edp-taps": partial(edp, kinds=("channel", "kernel", "branch", "tap")),
     "edp-channels": partial(edp, kinds=("channel",)),
-    "edp-lambda": partial(edp, kinds=("rank", "channel"), policy="lambda"),
+    "edp-lambda": partial(edp, kinds=("rank", "channel"), policy="lambda", align=1),
     "edp-pairs": partial(edp, kinds=("rank", "channel")),
     "slimming": slimming,
 }
 # what a layer puts out counts where they compare
 WEIGHED = ("edp-budget", "edp-taps", "edp-kernels", "edp-channels")
+ALIGNED = (*WEIGHED, "edp-pairs")  # in blocks of ALIGN
 GRADUAL = (*WEIGHED, "tp-taylor", "edp-ranks", "edp-pairs")  # on the trial's schedule
 TORCH_PRUNING = ("tp-group-norm", "tp-taylor")
 DESCRIPTIONS = {
     "dense": "the plain network",
     "thin": "every group of coupled channels of the plain network at the same share of its width, from scratch",
-    "edp-budget": "channels, in fours, kernels and residual branches (`--kinds channel,kernel,branch`), Taylor "
-    "importance, on a cubic schedule",
+    "edp-budget": f"channels, in blocks of {ALIGN}, kernels and residual branches (`--kinds channel,kernel,branch`), "
+    "Taylor importance, on a cubic schedule",
     "tp-group-norm": "Torch-Pruning, group norm with sparse learning for half of the steps, pruned once, trained on",
     "tp-taylor": "Torch-Pruning, group Taylor importance, pruned in steps on the same schedule as `edp-budget`",
     "svd": "trained for half of the steps, every layer cut by singular values, trained on",
