@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -111,13 +111,15 @@ def compression(path: Path) -> str:
             methods="\n".join(f"- `{name}`: {text}" for name, text in METHODS.items()),
         )
     ]
+    tried = []
     for network, target, kind in product(NETWORKS, TARGETS, sorted({arithmetic(row) for row in rows})):
         mine = [row for row in rows if row["network"] == network and arithmetic(row) == kind]
         if not any(row["target"] == target for row in mine):
             continue
         title = f"{network} ({NETWORKS[network]}) to {target:g} of its MACs, trained in {kind}"
-        mine = [row for row in mine if row["target"] in (1.0, target)]
-        parts.append(f"### {title}\n\n{markdown(_lines(mine))}\n")
+        lines, others = _lines([row for row in mine if row["target"] in (1.0, target)])
+        parts.append(f"### {title}\n\n{markdown(lines)}\n")
+        tried += [{"network": network, "to": target, "trained in": kind, **line} for line in others]
     core: dict[tuple[str, float], list[Row]] = {}
     for row in rows:
         if row["network"] == CORE:
@@ -126,6 +128,8 @@ def compression(path: Path) -> str:
         image = PLOTS / "compression.svg"
         accuracy_over_macs(core, image)
         parts.append(f"![test accuracy over MACs, {CORE}, all runs]({image.relative_to(DOCUMENT.parent)})\n")
+    if tried:
+        parts.append(f"### Settings of before\n\n{markdown(tried)}\n")
     parts.append(versions(rows))
     return "\n".join(parts)
 
@@ -136,9 +140,11 @@ def arithmetic(row: Row) -> str:
     return f"{row['precision']}, {row['layout'].upper()}{where}"
 
 
-def _lines(rows: list[Row]) -> Iterator[Row]:
-    """A line for each method and each of its settings, those in force today in bold."""
+def _lines(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """A line for each method and each of its settings; apart, those that edp_fx no longer has where it ran with those
+    that it has today."""
     today = (*REMOVING, TRAFFIC, POSITION, ALIGN)
+    lines, others = [], []
     for method in METHODS:
         mine: dict[tuple[float, ...], list[Row]] = {}
         for row in rows:
@@ -146,11 +152,12 @@ def _lines(rows: list[Row]) -> Iterator[Row]:
                 settings = *(row["removing"] or ()), *(row[key] or 0.0 for key in ("traffic", "position", "align"))
                 mine.setdefault(settings, []).append(row)
         for settings in sorted(mine):
-            name = f"**`{method}`**" if method in WEIGHED and settings == today else f"`{method}`"
-            yield _line(name, mine[settings])
+            chosen = method not in WEIGHED or today not in mine or settings == today
+            (lines if chosen else others).append(_line(method, mine[settings]))
+    return lines, others
 
 
-def _line(name: str, rows: list[Row]) -> Row:
+def _line(method: str, rows: list[Row]) -> Row:
     def mean(key: str, digits: int = 3, scale: float = 1.0) -> str:
         return f"{scale * statistics.mean(row[key] for row in rows):.{digits}f}"
 
@@ -162,7 +169,7 @@ def _line(name: str, rows: list[Row]) -> Row:
     if len(rows) > 1:
         accuracy += f" ± {100 * statistics.stdev(row['accuracy'] for row in rows):.2f}"
     return {
-        "method": name,
+        "method": f"`{method}`",
         "removing": " to ".join(f"{share:.0%}" for share in rows[0]["removing"] or ()),
         **{key: "" if rows[0][key] is None else f"{rows[0][key]:.0f}" for key in ("traffic", "position", "align")},
         "seeds": len(rows),

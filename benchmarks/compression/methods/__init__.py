@@ -20,6 +20,7 @@ METHODS: dict[str, Callable[[Trial], nn.Module]] = {
     "edp-budget": edp,
     "tp-group-norm": group_norm,
     "tp-taylor": taylor,
+    "tp-taylor-blocks": partial(taylor, round_to=ALIGN),
     "svd": svd,
     "edp-ranks": partial(edp, kinds=("rank",), align=1),
     "edp-kernels": partial(edp, kinds=("channel", "kernel")),
@@ -31,8 +32,8 @@ METHODS: dict[str, Callable[[Trial], nn.Module]] = {
 }
 # what a layer puts out counts where they compare
 WEIGHED = ("edp-budget", "edp-taps", "edp-kernels", "edp-channels")
-ALIGNED = (*WEIGHED, "edp-pairs")  # in blocks of ALIGN
-GRADUAL = (*WEIGHED, "tp-taylor", "edp-ranks", "edp-pairs")  # on the trial's schedule
+ALIGNED = (*WEIGHED, "edp-pairs", "tp-taylor-blocks")  # in blocks of ALIGN
+GRADUAL = (*ALIGNED, "tp-taylor", "edp-ranks")  # on the trial's schedule
 TORCH_PRUNING = ("tp-group-norm", "tp-taylor")
 DESCRIPTIONS = {
     "dense": "the plain network",
@@ -41,6 +42,7 @@ DESCRIPTIONS = {
     "Taylor importance, on a cubic schedule",
     "tp-group-norm": "Torch-Pruning, group norm with sparse learning for half of the steps, pruned once, trained on",
     "tp-taylor": "Torch-Pruning, group Taylor importance, pruned in steps on the same schedule as `edp-budget`",
+    "tp-taylor-blocks": f"tp-taylor that leaves multiples of {ALIGN} channels",
     "svd": "trained for half of the steps, every layer cut by singular values, trained on",
     "edp-ranks": "edp-budget that removes ranks only",
     "edp-kernels": "edp-budget that removes channels and kernels",
