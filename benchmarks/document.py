@@ -16,10 +16,9 @@ from tabulate import tabulate
 
 from benchmarks.compression.methods import DESCRIPTIONS as METHODS
 from benchmarks.compression.methods import WEIGHED
-from benchmarks.compression.methods.edp import ALIGN
 from benchmarks.compression.plan import CORE, TARGETS, plan
+from benchmarks.compression.trial import ALIGN, REMOVING, Task
 from benchmarks.compression.trial import DESCRIPTIONS as NETWORKS
-from benchmarks.compression.trial import REMOVING, Task
 from benchmarks.plots import accuracy_over_macs, seconds_over_nodes
 from benchmarks.rows import read, read_lines
 from benchmarks.structural_pruning import TOOLS, ratio, summary
@@ -38,18 +37,18 @@ COMPRESSION = """## Compression against peers
 Fashion-MNIST: 60,000 training and 10,000 test images of 28x28, shifted by up to two pixels and mirrored in training.
 Every method starts from random weights and has the same {epochs} epochs in all, batch 128, SGD with Nesterov momentum
 and weight decay 5e-4, one learning-rate cycle to 0.15, gradients clipped at norm 5. The accuracy is that of the last
-epoch on the test images, where seeds are several, mean and standard deviation; the constants that edp_fx and the
-peers have were chosen by runs of ResNet-20 with seeds 0 and 1, but `traffic` (below) was settled with all the rows
-that have several values of it in view. MACs, parameters and peak activation memory are counted, of one image. Latency
-is the median for one image under onnxruntime, float32, one thread, measured row by row on a machine that others used,
-too; training seconds are the processor's where one thread trained; of several seeds both are medians. Runs were made on
-different processors, in the precision those multiply in: times compare within a table, which is of one kind.
-`removing` says from which share of the run to which a method that removes step by step does (`REMOVING` in
+epoch on the test images, where seeds are several, mean and standard deviation; the constants that edp_fx and the peers
+have were chosen by runs of ResNet-20 with seeds 0 and 1, but `traffic`, `position` and `align` (below) were settled
+with all the rows that have several values of them in view. MACs, parameters and peak activation memory are counted, of
+one image. Latency is the median for one image under onnxruntime, float32, one thread, measured row by row on a machine
+that others used, too; training seconds are the processor's where one thread trained; of several seeds both are medians.
+Runs were made on different processors, in the precision those multiply in: times compare within a table, which is of
+one kind. `removing` says from which share of the run to which a method that removes step by step does (`REMOVING` in
 `benchmarks/compression/trial.py`); 12% to 50% is edp_fx's default.
 
 On the GPU fifteen runs at a time, each with a core of its own, shared it by NVIDIA's MPS (`--jobs 15`), so latency was
 not measured. Kernels of networks this small are short, launching them takes the time, and a network of more layers
-trains longer whatever its MACs; no row there has a position counted yet. The rows are of three quarters of an hour. Of
+trains longer whatever its MACs. No row there is of today's settings yet. The rows are of three quarters of an hour. Of
 the second, in which everything took 0.85 times as long as in the first, are seeds 1 and 2 of the second networks, of
 `slimming` and of `svd`, all of `edp-taps` and with a traffic of 117, and VGG's and DenseNet's with a traffic of 64 and
 from 10%. Of the third, beside tests, are those from 2%. In each there were fewer runs beside the last.
@@ -75,10 +74,12 @@ what begins at 3%; in the others six times a run, which is slower.
 `traffic` says how many MACs a number counts that a layer puts out where `edp-*` compares layers and channels, and
 `position` how many a position of its output does, whatever its channels: the more, the fewer large feature maps stay,
 and the sooner residual branches go as a whole. edp_fx has {traffic:.0f} and {position:.0f} (`edp_fx/cost/model.py`),
-about what they take on a processor ("A layer's time by its channels", below); the other values were tried on the way
-there, those of `position` counted twice where a convolution becomes two layers. VGG and DenseNet have no residual
-branches: there `position` changes nothing, and `edp-kernels` is `edp-budget`, not run apart. `edp-lambda` asks for no
-MACs: a fifth less of its strength left 0.69 of them, a quarter more 0.09, of a network that guessed.
+about what they take on a processor ("A layer's time by its channels", below). `align` says of how many channels the
+blocks are that go. Rows with other values of the three, of before, stand apart where a method has rows of today's, in
+them a `position` of 1,024, 1,280 or 2,560 in blocks of 4 counted twice where a convolution becomes two layers. VGG and
+DenseNet have no residual branches: there `position` changes nothing, and `edp-kernels` is `edp-budget`, not run apart.
+`edp-lambda` asks for no MACs: a fifth less of its strength left 0.69 of them, a quarter more 0.09, of a network that
+guessed.
 
 {methods}
 
@@ -143,7 +144,7 @@ def arithmetic(row: Row) -> str:
 def _lines(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     """A line for each method and each of its settings; apart, those that edp_fx no longer has where it ran with those
     that it has today."""
-    today = (*REMOVING, TRAFFIC, POSITION, ALIGN)
+    today = (*REMOVING, TRAFFIC, POSITION, ALIGN[rows[0]["network"]])
     lines, others = [], []
     for method in METHODS:
         mine: dict[tuple[float, ...], list[Row]] = {}

@@ -12,7 +12,6 @@ import torch
 from benchmarks import document
 from benchmarks.compression.jobs import runner
 from benchmarks.compression.methods import METHODS
-from benchmarks.compression.methods.edp import ALIGN
 from benchmarks.compression.plan import best_peer, plan
 from benchmarks.compression.results import Results, only_one
 from benchmarks.compression.trial import Images, Setting, Task, Trial
@@ -97,7 +96,7 @@ def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
         row = {**ROW, "removing": removing}
         Results(tmp_path / "compression.jsonl").add(Task("resnet20", "tp-taylor", 0.15, seed), row)
     edp = {**ROW, "removing": [0.05, 0.25]}
-    settings = ((64.0, 0.0, 4), (64.0, 1280.0, 4), (TRAFFIC, POSITION, ALIGN))
+    settings = ((64.0, 0.0, 4), (64.0, 1280.0, 4), (TRAFFIC, POSITION, 8))
     for seed, (traffic, position, align) in enumerate(settings):
         row = {**edp, "traffic": traffic, "position": position, "align": align}
         Results(tmp_path / "compression.jsonl").add(Task("resnet20", "edp-budget", 0.15, seed), row)
@@ -107,7 +106,7 @@ def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
     assert re.search(r"\| `tp-taylor` +\| 5% to 25% +\| +\| +\| +\| 1 ", page)
     assert re.search(r"\| `tp-taylor` +\| 12% to 50% +\| +\| +\| +\| 1 ", page)
     today, before = page.split("### Settings of before")
-    assert re.search(rf"\| `edp-budget` +\| 5% to 25% +\| {TRAFFIC:.0f} +\| {POSITION:.0f} +\| {ALIGN} +\| 1 ", today)
+    assert re.search(rf"\| `edp-budget` +\| 5% to 25% +\| {TRAFFIC:.0f} +\| {POSITION:.0f} +\| 8 +\| 1 ", today)
     assert today.count("| `edp-budget`") == 1
     assert re.search(r"\| `edp-budget` +\| 5% to 25% +\| 64 +\| 0 +\| 4 +\| 1 ", before)
     assert re.search(r"\| `edp-budget` +\| 5% to 25% +\| 64 +\| 1280 +\| 4 +\| 1 ", before)

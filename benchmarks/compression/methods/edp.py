@@ -12,13 +12,10 @@ from edp_fx.train import Budget, Compressor, Strength
 # λ for 4,690 steps of ResNet-20; what shrinks is about λ times steps. 9.5e-4 left 0.69 of the MACs, 1.5e-3 0.09 and no
 # accuracy
 STRENGTH, STRENGTH_STEPS = 1.2e-3, 4690
-# Channels are computed in blocks: of 16 in bfloat16 on a processor, where layers of 12 take longer than of 16, of 8 in
-# float16 by TensorRT. Ranks go one by one: alone they could not reach 0.15 of ResNet-20 in blocks (in fours 0.1694)
-ALIGN = 8
 
 
 def edp(
-    trial: Trial, kinds: tuple[str, ...] = ("channel", "kernel", "branch"), policy: str = "budget", align: int = ALIGN
+    trial: Trial, kinds: tuple[str, ...] = ("channel", "kernel", "branch"), policy: str = "budget", blocks: bool = True
 ) -> nn.Module:
     """Pairs from the start where ranks may go, a :class:`Compressor`, one run."""
     gm = edp_fx.trace(trial.network(), trial.example)
@@ -34,7 +31,7 @@ def edp(
         total_steps=trial.steps,
         schedule=trial.schedule if policy == "budget" else None,
         kinds=kinds,
-        align=align,
+        align=trial.align if blocks else 1,
         policy=policy,
         strength=Strength(strength, strength),
     )

@@ -27,12 +27,14 @@ def group_norm(trial: Trial) -> nn.Module:
     return sparse_then_pruned(model, pruner, trial)
 
 
-def taylor(trial: Trial, round_to: int | None = None) -> nn.Module:
-    """Pruned by |weight x gradient| at the steps, and to the costs, of the schedule that EDP has, too; where asked, to
-    widths that are multiples of ``round_to``."""
+def taylor(trial: Trial, blocks: bool = False) -> nn.Module:
+    """Pruned by |weight x gradient| at the steps, and to the costs, of the schedule that EDP has, too; where asked,
+    in its blocks of channels."""
     model = trial.network()
     importance = torch_pruning.importance.GroupTaylorImportance()
-    pruner = torch_pruning.pruner.BasePruner(model, trial.example, importance, round_to=round_to, **options(model))
+    pruner = torch_pruning.pruner.BasePruner(
+        model, trial.example, importance, round_to=trial.align if blocks else None, **options(model)
+    )
     schedule, pruned = trial.schedule, Pruned(model, pruner, trial)
     gradients: dict[nn.Parameter, Tensor] = {}
 
