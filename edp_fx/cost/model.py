@@ -36,10 +36,9 @@ where forms of layers and elements are compared.
 Whoever runs the network writes and reads each number, and computes channels in blocks and layers one after the other:
 few channels at many positions take about as long as many. In a training step on a processor (bfloat16: convolution,
 batch norm, activation) a number takes as long as 100 to 140 MACs, a position as 600 to 1,500 (``python -m
-benchmarks.widths``, six times).
-The more a number counts, the fewer feature maps stay, above all large ones, which decisions early in a run would rather
-keep. The more a position counts, the sooner a residual branch goes as a whole instead of staying with a few channels.
-Other values were trained with, too (docs/benchmarks.md).
+benchmarks.widths``, six times). The more a number counts, the fewer feature maps stay, above all large ones, which
+decisions early in a run would rather keep. The more a position counts, the sooner a residual branch goes as a whole
+instead of staying with a few channels. Other values were trained with, too (docs/benchmarks.md).
 """
 
 
