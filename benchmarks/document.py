@@ -15,7 +15,6 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.compression.methods import DESCRIPTIONS as METHODS
-from benchmarks.compression.methods import WEIGHED
 from benchmarks.compression.plan import CORE, TARGETS, plan
 from benchmarks.compression.trial import ALIGN, REMOVING, Task
 from benchmarks.compression.trial import DESCRIPTIONS as NETWORKS
@@ -160,8 +159,7 @@ def _lines(rows: list[Row]) -> tuple[list[Row], list[Row]]:
                 settings = *(row["removing"] or ()), *(row[key] or 0.0 for key in ("traffic", "position", "align"))
                 mine.setdefault(settings, []).append(row)
         for settings in sorted(mine):
-            chosen = method not in WEIGHED or today not in mine or settings == today
-            (lines if chosen else others).append(_line(method, mine[settings]))
+            (lines if settings == today or today not in mine else others).append(_line(method, mine[settings]))
     return lines, others
 
 

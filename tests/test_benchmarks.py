@@ -96,13 +96,13 @@ def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
         row = {**ROW, "removing": removing}
         Results(tmp_path / "compression.jsonl").add(Task("resnet20", "tp-taylor", 0.15, seed), row)
     edp = {**ROW, "removing": [0.05, 0.25]}
-    settings = ((64.0, 0.0, 4), (64.0, 1280.0, 4), (TRAFFIC, POSITION, 8))
+    settings = ((64.0, 0.0, 4), (64.0, 1280.0, 4), (320.0, 0.0, 4), (TRAFFIC, POSITION, 8))
     for seed, (traffic, position, align) in enumerate(settings):
         row = {**edp, "traffic": traffic, "position": position, "align": align}
         Results(tmp_path / "compression.jsonl").add(Task("resnet20", "edp-budget", 0.15, seed), row)
     (tmp_path / "analysis.csv").write_text("model,nodes,seconds\nresnet50,200,0.9\n")
     page = document.document(tmp_path)
-    assert re.search(r"\b6 of the [0-9]+ runs planned in `compression.jsonl`, 7 in all", page)
+    assert re.search(r"\b6 of the [0-9]+ runs planned in `compression.jsonl`, 8 in all", page)
     assert re.search(r"\| `tp-taylor` +\| 5% to 25% +\| +\| +\| +\| 1 ", page)
     assert re.search(r"\| `tp-taylor` +\| 12% to 50% +\| +\| +\| +\| 1 ", page)
     today, before = page.split("### Settings of before")
@@ -110,6 +110,7 @@ def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
     assert today.count("| `edp-budget`") == 1
     assert re.search(r"\| `edp-budget` +\| 5% to 25% +\| 64 +\| 0 +\| 4 +\| 1 ", before)
     assert re.search(r"\| `edp-budget` +\| 5% to 25% +\| 64 +\| 1280 +\| 4 +\| 1 ", before)
+    assert re.search(r"\| `edp-budget` +\| 5% to 25% +\| 320 +\| 0 +\| 4 +\| 1 ", before)
     assert "90.00 ± 0.00" in page
     assert "| resnet50 | 200     | 0.9" in page
     assert (tmp_path / "plots" / "compression.svg").exists()

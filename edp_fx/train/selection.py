@@ -133,11 +133,11 @@ class Selector:
 
     def _finer_last(self, alive: Flags, removals: Removals, count: int, target: float, chosen: Flags) -> Flags:
         """After the first ``count``, instead of one that overshoots, the least important one that suffices alone."""
-        left = without(alive, removals.first(count))
+        left, total = without(alive, removals.first(count)), self.total(chosen)
         firsts = count + np.unique(removals.groups[count:], return_index=True)[1]
         for number in firsts[np.argsort(removals.losses[firsts], kind="stable")]:
             fewer = without(left, removals.block(number))
-            if self.total(chosen) < self.total(fewer) <= target:
+            if total < self.total(fewer) <= target:
                 return fewer
         return chosen
 
