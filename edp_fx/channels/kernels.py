@@ -76,8 +76,9 @@ def _directions(weights: Sequence[Tensor]) -> list[Tensor]:
     """For each weight [n, c, k…] the unit kernels [c, k…] that explain most of each input channel's slices of it."""
     grams = []
     for weight in weights:
-        slices = weight.detach().flatten(2).transpose(0, 1).float()
-        grams.append(slices.mT @ slices)
+        # contiguous: of a weight with channels innermost the product would copy slice by slice
+        slices = weight.detach().flatten(2).permute(1, 2, 0).float().contiguous()
+        grams.append(slices @ slices.mT)
     # kernels of one size together: layer by layer, the many small operations would take longer than the network itself
     found: list[Tensor] = list(weights)
     for taps in dict.fromkeys(gram.shape[-1] for gram in grams):

@@ -29,7 +29,7 @@ from edp_fx.pairs import Pair
 from edp_fx.passes.merge import Chooser
 
 METRICS = ("macs", "params", "latency")
-TRAFFIC, POSITION = 64.0, 1000.0
+TRAFFIC, POSITION = 100.0, 1000.0
 """MACs that a number counts for which a layer puts out, and that a position of its output counts whatever its channels,
 where forms of layers and elements are compared.
 
