@@ -40,6 +40,12 @@ def test_the_parts_of_many_weights_are_those_of_each() -> None:
         assert torch.allclose(rest, beyond_one_kernel([weight])[0], atol=1e-6)
 
 
+def test_the_parts_are_the_same_with_channels_innermost() -> None:
+    weight = torch.randn(16, 8, 3, 3)
+    (rest,) = beyond_one_kernel([weight.to(memory_format=torch.channels_last)])
+    assert torch.allclose(rest, beyond_one_kernel([weight])[0], atol=1e-6)
+
+
 def test_a_weight_of_one_kernel_per_channel_has_nothing_beyond() -> None:
     weight = torch.randn(6, 4, 1, 1) * torch.randn(4, 3, 3)
     assert beyond_one_kernel([weight])[0].abs().max() < 1e-6
