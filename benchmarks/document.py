@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -41,50 +41,23 @@ have were chosen by runs of ResNet-20 with seeds 0 and 1, but `traffic`, `positi
 with all the rows that have several values of them in view. MACs, parameters and peak activation memory are counted, of
 one image. Latency is the median for one image under onnxruntime, float32, one thread, measured row by row on a machine
 that others used, too; training seconds are the processor's where one thread trained; of several seeds both are medians.
-Runs were made on different processors, in the precision those multiply in: times compare within a table, which is of
-one kind. `removing` says from which share of the run to which a method that removes step by step does (`REMOVING` in
+Runs were made on different processors, in the precision those multiply in, and what else a machine does shows even in
+its processor's seconds, by up to 18 %: times compare within a table, which is of one kind, and best by the last column,
+the median of a row's seconds to those of `thin` among the rows made beside it (`began` in the rows). Where it is empty
+none was. `removing` says from which share of the run to which a method that removes step by step does (`REMOVING` in
 `benchmarks/compression/trial.py`); 12% to 50% is edp_fx's default.
 
-On the GPU fifteen runs at a time, each with a core of its own, shared it by NVIDIA's MPS (`--jobs 15`), so latency was
-not measured. Kernels of networks this small are short, launching them takes the time, and a network of more layers
-trains longer whatever its MACs. No row there is of today's settings yet. The rows are of three quarters of an hour. Of
-the second, in which everything took 0.85 times as long as in the first, are seeds 1 and 2 of the second networks, of
-`slimming` and of `svd`, all of `edp-taps` and with a traffic of 117, and VGG's and DenseNet's with a traffic of 64 and
-from 10%. Of the third, beside tests, are those from 2%. In each there were fewer runs beside the last.
-
-In bf16 on a processor two runs at a time had a core each, on four days. Of the fourth are all rows with a traffic of
-100 and, in the same two hours beside them, `thin` but seed 1 of VGG and, of ResNet-20, seed 2 to 0.15 and seeds 0 and 1
-to 0.3, and `tp-taylor` of ResNet-56, of DenseNet and, of ResNet-20, seeds 1 and 2; tests ran beside its seed 2 to 0.15
-and the end of ResNet-56's, a demonstration beside its seed 2 to 0.3. Of the third are the other rows in blocks of 8,
-all with a position of 840 or, with a traffic of 64, of 1,000, and `tp-taylor-blocks`. In its second hour everything
-took up to 1.18 times as long: the same network of `edp-budget` (ResNet-20 to 0.15, seed 1, with a position of 840 and
-of 1,000) 523 s where it had taken 464 s. Of that hour are all rows with a traffic of 64 and a position of 1,000, those
-of seed 0 of ResNet-20 beside tests, seed 1 of `thin` of ResNet-20 to 0.3 and, beside a demonstration, MobileNetV2's
-`tp-taylor`. Of the second day are the other rows with a position above 0 and, with a traffic of 160, seed 0 of
-`edp-budget` of VGG and of ResNet-20 to 0.15; the rest is of the first, on which those two took 6 % and, beside tests, 4
-% longer, but `dense`, `tp-group-norm`, `tp-taylor` from 12% to 50% and the third seed of `thin` to 0.15 (days on which
-`thin` took 8 % longer). Tests ran beside seed 0 of `edp-budget` with a traffic of 160 to 0.3, too, and seed 1 of that
-of VGG (234 s) is from before strided depthwise layers computed in float32.
-
-In fp32 two runs at a time had a core each, too. What else a machine does still shows in its processor's seconds, by up
-to 15 %; by more, up to 25 %, in seed 1 of `edp-kernels` with a traffic of 320 to 0.15 and to 0.3 of ResNet-20 and of
-MobileNetV2, beside which tests ran. Of one busier day are seeds 1 and 2 of `tp-taylor`, the third of `thin` to 0.3 and
-the second networks but VGG's `thin`. Of a second one are the rows with a traffic of 320 that begin at 2% or 5%: half an
-epoch of `thin` took then what makes 817 s to 0.15 and 1,297 s to 0.3 of ResNet-20 and 382 s of VGG. Of a third one are
-seed 0 of `thin` to 0.15 of ResNet-20 (818 s), its seed 1 of MobileNetV2, all of DenseNet, what begins at 3% or 4%, and
-the rows of `edp-kernels`, and of VGG, with a traffic of 160 to 0.15 but seed 0 of ResNet-20 and of MobileNetV2. Of a
-fourth one are those to 0.3, and all rows of `edp-budget` of networks with residual branches; half an epoch of `thin`
-took then what makes, to 0.15, 797 s of ResNet-20, 1,380 s of ResNet-56, 636 s of MobileNetV2 and 278 s of VGG. What was
-decided is physically removed at the decision after the next in those of `edp-*` of the third and fourth day, except
-what begins at 3%; in the others six times a run, which is slower.
+On a processor two runs at a time had a core each. On the GPU fifteen at a time, each with a core of its own, shared it
+by NVIDIA's MPS (`--jobs 15`), so latency was not measured. Kernels of networks this small are short, launching them
+takes the time, and a network of more layers trains longer whatever its MACs: a separated convolution is two.
 
 `traffic` says how many MACs a number counts that a layer puts out where `edp-*` compares layers and channels, and
 `position` how many a position of its output does, whatever its channels: the more, the fewer large feature maps stay,
-and the sooner residual branches go as a whole. edp_fx has {traffic:.0f} and {position:.0f} (`edp_fx/cost/model.py`),
-about what they take on a processor ("A layer's time by its channels", below). `align` says of how many channels the
-blocks are that go. Rows with other values of the three, of before, stand apart where a method has rows of today's, in
-them a `position` of 1,024, 1,280 or 2,560 in blocks of 4 counted twice where a convolution becomes two layers. VGG and
-DenseNet have no residual branches: there `position` changes nothing, and `edp-kernels` is `edp-budget`, not run apart.
+and the sooner residual branches go as a whole. edp_fx has {traffic:.0f} and {position:.0f} (`edp_fx/cost/model.py`). On
+a processor a position takes about as long, a number rather as 100 MACs ("A layer's time by its channels", below), which
+cost accuracy at 0.15. `align` says of how many channels the blocks are that go. Rows with other values of the three, of
+before, stand apart where a method has rows of today's. VGG and DenseNet have no residual branches: there `position`
+changes nothing, and `edp-kernels` is `edp-budget`, not run apart.
 `edp-lambda` asks for no MACs: a fifth less of its strength left 0.69 of them, a quarter more 0.09, of a network that
 guessed.
 
@@ -101,15 +74,7 @@ def compression(path: Path) -> str:
     files = {one.name: read_lines(one) for one in sorted(path.parent.glob(f"{path.stem}*{path.suffix}"))}
     rows = [row for some in files.values() for row in some]
     epochs = "/".join(sorted({str(row["epochs"]) for row in rows}))
-    known = {task for tasks in plan({}) for task in tasks}
-    done = {
-        name: known & {Task(row["network"], row["method"], row["target"], row["seed"]) for row in some}
-        for name, some in files.items()
-    }
-    share = ", ".join(
-        f"{len(tasks)} of the {len(known)} runs planned in `{name}`, {len(files[name])} in all"
-        for name, tasks in done.items()
-    )
+    share = ", ".join(_share(name, some) for name, some in files.items())
     parts = [
         COMPRESSION.format(
             share=share,
@@ -142,6 +107,13 @@ def compression(path: Path) -> str:
     return "\n".join(parts)
 
 
+def _share(name: str, rows: list[Row]) -> str:
+    """How much of its plan a file has."""
+    done = {Task(row["network"], row["method"], row["target"], row["seed"]): row for row in rows}
+    planned = {task for tasks in plan(done) for task in tasks}
+    return f"{len(planned & set(done))} of the {len(planned)} runs planned in `{name}`, {len(rows)} in all"
+
+
 def arithmetic(row: Row) -> str:
     """Precision and layout that a row was trained in, and on which GPU if one: times compare within one."""
     where = "" if row["device"] == "cpu" else f" on one {row['device']}"
@@ -152,6 +124,11 @@ def _lines(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     """A line for each method and each of its settings; apart, those that edp_fx no longer has where it ran with those
     that it has today."""
     today = (*REMOVING, TRAFFIC, POSITION, ALIGN[rows[0]["network"]])
+    thin: dict[str, list[float]] = {}
+    for row in rows:
+        if row["method"] == "thin" and row["began"]:
+            thin.setdefault(row["began"], []).append(row["seconds"])
+    beside = {began: statistics.median(seconds) for began, seconds in thin.items()}
     lines, others = [], []
     for method in METHODS:
         mine: dict[tuple[float, ...], list[Row]] = {}
@@ -160,11 +137,15 @@ def _lines(rows: list[Row]) -> tuple[list[Row], list[Row]]:
                 settings = *(row["removing"] or ()), *(row[key] or 0.0 for key in ("traffic", "position", "align"))
                 mine.setdefault(settings, []).append(row)
         for settings in sorted(mine):
-            (lines if settings == today or today not in mine else others).append(_line(method, mine[settings]))
+            (lines if settings == today or today not in mine else others).append(_line(method, mine[settings], beside))
     return lines, others
 
 
-def _line(method: str, rows: list[Row]) -> Row:
+def _line(method: str, rows: list[Row], thin: Mapping[str, float]) -> Row:
+    """One line of a table, of each seed's last row; ``thin``: seconds of the thinner network by when runs began."""
+    ratios = [row["seconds"] / thin[row["began"]] for row in rows if row["began"] in thin]
+    rows = list({row["seed"]: row for row in rows}.values())
+
     def mean(key: str, digits: int = 3, scale: float = 1.0) -> str:
         return f"{scale * statistics.mean(row[key] for row in rows):.{digits}f}"
 
@@ -186,6 +167,7 @@ def _line(method: str, rows: list[Row]) -> Row:
         "latency ms": median("latency_ms", 3),
         "activation kB": mean("activation_bytes", 0, 1e-3),
         "training s": median("seconds", 0),
+        "to `thin` beside": f"{statistics.median(ratios):.2f}x" if ratios else "",
     }
 
 

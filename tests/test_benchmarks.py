@@ -37,6 +37,7 @@ ROW = {
     "position": None,
     "align": None,
     "versions": {"torch": "2"},
+    "began": "2026-11-27T06:54",
 }
 
 
@@ -91,22 +92,31 @@ def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
     monkeypatch.setattr(document, "PLOTS", tmp_path / "plots")
     assert document.document(tmp_path).startswith("# Benchmarks")
     for seed in (0, 1):
-        Results(tmp_path / "compression.jsonl").add(Task("resnet20", "thin", 0.15, seed), ROW)
+        row = {**ROW, "accuracy": 0.9 - 0.1 * seed}
+        Results(tmp_path / "compression.jsonl").add(Task("resnet20", "thin", 0.15, seed), row)
     for seed, removing in enumerate(([0.05, 0.25], [0.12, 0.5])):
-        row = {**ROW, "removing": removing}
+        row = {**ROW, "removing": removing, "seconds": 6.0 + seed}
         Results(tmp_path / "compression.jsonl").add(Task("resnet20", "tp-taylor", 0.15, seed), row)
     edp = {**ROW, "removing": [0.05, 0.25]}
     settings = ((64.0, 0.0, 4), (64.0, 1280.0, 4), (320.0, 0.0, 4), (TRAFFIC, POSITION, 8))
     for seed, (traffic, position, align) in enumerate(settings):
-        row = {**edp, "traffic": traffic, "position": position, "align": align}
+        row = {**edp, "traffic": traffic, "position": position, "align": align, "began": "2026-11-26T06:54"}
         Results(tmp_path / "compression.jsonl").add(Task("resnet20", "edp-budget", 0.15, seed), row)
+    # measured again beside other runs: a second row of the same seed, which is what counts
+    again = {**ROW, "seconds": 12.0, "began": "2026-11-28T06:54"}
+    Results(tmp_path / "compression.jsonl").add(Task("resnet20", "thin", 0.15, 1), again)
+    row = {**again, "removing": [0.05, 0.25]}
+    Results(tmp_path / "compression.jsonl").add(Task("resnet20", "tp-taylor", 0.15, 0), row)
     (tmp_path / "analysis.csv").write_text("model,nodes,seconds\nresnet50,200,0.9\n")
     page = document.document(tmp_path)
-    assert re.search(r"\b6 of the [0-9]+ runs planned in `compression.jsonl`, 8 in all", page)
-    assert re.search(r"\| `tp-taylor` +\| 5% to 25% +\| +\| +\| +\| 1 ", page)
-    assert re.search(r"\| `tp-taylor` +\| 12% to 50% +\| +\| +\| +\| 1 ", page)
+    assert re.search(r"\b7 of the [0-9]+ runs planned in `compression.jsonl`, 10 in all", page)
+    assert re.search(r"\| `thin` .*\| 2 .*\| 90.00 ± 0.00 .*\| 1.00x +\|", page)
+    assert re.search(r"\| `tp-taylor` +\| 5% to 25% +\| +\| +\| +\| 1 .*\| 12 +\| 1.50x +\|", page)
+    assert re.search(r"\| `tp-taylor` +\| 12% to 50% +\| +\| +\| +\| 1 .*\| 7 +\| 2.33x +\|", page)
     today, before = page.split("### Settings of before")
-    assert re.search(rf"\| `edp-budget` +\| 5% to 25% +\| {TRAFFIC:.0f} +\| {POSITION:.0f} +\| 8 +\| 1 ", today)
+    assert re.search(
+        rf"\| `edp-budget` +\| 5% to 25% +\| {TRAFFIC:.0f} +\| {POSITION:.0f} +\| 8 +\| 1 .*\| 3 +\| +\|", today
+    )
     assert today.count("| `edp-budget`") == 1
     assert re.search(r"\| `edp-budget` +\| 5% to 25% +\| 64 +\| 0 +\| 4 +\| 1 ", before)
     assert re.search(r"\| `edp-budget` +\| 5% to 25% +\| 64 +\| 1280 +\| 4 +\| 1 ", before)

@@ -29,7 +29,7 @@ from edp_fx.pairs import Pair
 from edp_fx.passes.merge import Chooser
 
 METRICS = ("macs", "params", "latency")
-TRAFFIC, POSITION = 100.0, 1000.0
+TRAFFIC, POSITION = 64.0, 1000.0
 """MACs that a number counts for which a layer puts out, and that a position of its output counts whatever its channels,
 where forms of layers and elements are compared.
 
@@ -37,8 +37,9 @@ Whoever runs the network writes and reads each number, and computes channels in 
 few channels at many positions take about as long as many. In a training step on a processor (bfloat16: convolution,
 batch norm, activation) a number takes as long as 100 to 140 MACs, a position as 600 to 1,500 (``python -m
 benchmarks.widths``, six times). The more a number counts, the fewer feature maps stay, above all large ones, which
-decisions early in a run would rather keep. The more a position counts, the sooner a residual branch goes as a whole
-instead of staying with a few channels. Other values were trained with, too (docs/benchmarks.md).
+decisions early in a run would rather keep: counted as 100 MACs it costs accuracy at small budgets and saves little time
+(docs/benchmarks.md). The more a position counts, the sooner a residual branch goes as a whole instead of staying with a
+few channels.
 """
 
 
