@@ -44,8 +44,8 @@ that others used, too; training seconds are the processor's where one thread tra
 Runs were made on different processors, in the precision those multiply in, and what else a machine does shows even in
 its processor's seconds, by up to 18 %: times compare within a table, which is of one kind, and best by the last column,
 the median of a row's seconds to those of `thin` among the rows made beside it (`began` in the rows). Where it is empty
-none was. `removing` says from which share of the run to which a method that removes step by step does (`REMOVING` in
-`benchmarks/compression/trial.py`); 12% to 50% is edp_fx's default.
+none was. Of a seed that was measured again the last row counts. `removing` says from which share of the run to which a
+method that removes step by step does (`REMOVING` in `benchmarks/compression/trial.py`); 12% to 50% is edp_fx's default.
 
 On a processor two runs at a time had a core each. On the GPU fifteen at a time, each with a core of its own, shared it
 by NVIDIA's MPS (`--jobs 15`), so latency was not measured. Kernels of networks this small are short, launching them
@@ -54,10 +54,10 @@ takes the time, and a network of more layers trains longer whatever its MACs: a 
 `traffic` says how many MACs a number counts that a layer puts out where `edp-*` compares layers and channels, and
 `position` how many a position of its output does, whatever its channels: the more, the fewer large feature maps stay,
 and the sooner residual branches go as a whole. edp_fx has {traffic:.0f} and {position:.0f} (`edp_fx/cost/model.py`). On
-a processor a position takes about as long, a number rather as 100 MACs ("A layer's time by its channels", below), which
-cost accuracy at 0.15. `align` says of how many channels the blocks are that go. Rows with other values of the three, of
-before, stand apart where a method has rows of today's. VGG and DenseNet have no residual branches: there `position`
-changes nothing, and `edp-kernels` is `edp-budget`, not run apart.
+a processor a position takes about as long, a number rather as 100 MACs ("A layer's time by its channels", below), with
+which networks of 0.15 were level or up to 0.2 points less accurate. `align` says of how many channels the blocks are
+that go. Rows with other values of the three, of before, stand apart where a method has rows of today's. VGG and
+DenseNet have no residual branches: there `position` changes nothing, and `edp-kernels` is `edp-budget`, not run apart.
 `edp-lambda` asks for no MACs: a fifth less of its strength left 0.69 of them, a quarter more 0.09, of a network that
 guessed.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from datetime import datetime
 from pathlib import Path
 
 from tabulate import tabulate
@@ -32,6 +33,7 @@ def main() -> int:
         parser.error(f"--jobs {options.jobs}: at least 1")
     out = options.out or (QUICK if options.quick else COMMITTED)
     setting = Setting(2, 256, 500) if options.quick else Setting()
+    began = datetime.now().isoformat(timespec="minutes")  # says which rows were made side by side
     failed = False
     try:
         with only_one(out):
@@ -46,7 +48,7 @@ def main() -> int:
                             failed = True
                             print(f"{name}: {type(row).__name__}: {row}", file=sys.stderr, flush=True)
                             continue
-                        results.add(task, row)
+                        results.add(task, row | {"began": began})
                         print(f"{name}: MACs {row['macs_ratio']:.3f}, accuracy {row['accuracy']:.4f}", flush=True)
     except EdpError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from datetime import datetime
 from multiprocessing import get_context
 from typing import Any
 
@@ -24,12 +23,11 @@ def runner(setting: Setting, jobs: int) -> Iterator[Runner]:
 
     Above one job each has a process with one thread, and latency is not measured: they share the processor.
     """
-    began = datetime.now().isoformat(timespec="minutes")
     if jobs == 1:
         images = Images.load(setting)
-        yield lambda tasks: ((task, _row(task, setting, images, began, alone=True)) for task in tasks)
+        yield lambda tasks: ((task, _row(task, setting, images, alone=True)) for task in tasks)
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_start, initargs=(setting, began)) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_start, initargs=(setting,)) as pool:
 
         def ended(tasks: Iterable[Task]) -> Iterator[Ended]:
             futures = {pool.submit(_of_process, task): task for task in tasks}
@@ -38,11 +36,10 @@ def runner(setting: Setting, jobs: int) -> Iterator[Runner]:
         yield ended
 
 
-def _row(task: Task, setting: Setting, images: Images, began: str, *, alone: bool) -> dict[str, Any] | Exception:
-    """A run that fails, on whatever library, must not take the others with it; ``began`` says which runs stood beside
-    it."""
+def _row(task: Task, setting: Setting, images: Images, *, alone: bool) -> dict[str, Any] | Exception:
+    """A run that fails, on whatever library, must not take the others with it."""
     try:
-        return run(task, setting, images, alone=alone) | {"began": began}
+        return run(task, setting, images, alone=alone)
     except Exception as error:
         return error
 
@@ -50,9 +47,9 @@ def _row(task: Task, setting: Setting, images: Images, began: str, *, alone: boo
 _shared: dict[str, Any] = {}
 
 
-def _start(setting: Setting, began: str) -> None:
+def _start(setting: Setting) -> None:
     torch.set_num_threads(1)
-    _shared.update(setting=setting, images=Images.load(setting), began=began)
+    _shared.update(setting=setting, images=Images.load(setting))
 
 
 def _of_process(task: Task) -> dict[str, Any] | Exception:

@@ -37,9 +37,9 @@ Whoever runs the network writes and reads each number, and computes channels in 
 few channels at many positions take about as long as many. In a training step on a processor (bfloat16: convolution,
 batch norm, activation) a number takes as long as 100 to 140 MACs, a position as 600 to 1,500 (``python -m
 benchmarks.widths``, six times). The more a number counts, the fewer feature maps stay, above all large ones, which
-decisions early in a run would rather keep: counted as 100 MACs it costs accuracy at small budgets and saves little time
-(docs/benchmarks.md). The more a position counts, the sooner a residual branch goes as a whole instead of staying with a
-few channels.
+decisions early in a run would rather keep: with 100 MACs networks of 0.15 of their MACs were level or up to 0.2 points
+less accurate (docs/benchmarks.md). The more a position counts, the sooner a residual branch goes as a whole instead of
+staying with a few channels.
 """
 
 
