@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import edp_fx
-from edp_fx.train import Budget, Compressor, Recipe, Schedule, Trainer
+from edp_fx.compressor import Budget, Compressor, Schedule
+from edp_fx.train import Recipe, Trainer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import networks

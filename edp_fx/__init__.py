@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edp_fx.channels import ChannelGraph, analyze
     from edp_fx.checkpoint import load, save
+    from edp_fx.compressor import Budget, Compressor
     from edp_fx.cost import measure
     from edp_fx.errors import EdpError
     from edp_fx.frontend import trace
@@ -19,14 +20,13 @@ if TYPE_CHECKING:
     from edp_fx.passes.insert import insert
     from edp_fx.passes.prune_and_merge import prune_and_merge
     from edp_fx.pipeline import compress
-    from edp_fx.train import Budget, Compressor
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Budget": "edp_fx.train",
+    "Budget": "edp_fx.compressor",
     "ChannelGraph": "edp_fx.channels",
-    "Compressor": "edp_fx.train",
+    "Compressor": "edp_fx.compressor",
     "EdpError": "edp_fx.errors",
     "LatencyTable": "edp_fx.latency",
     "analyze": "edp_fx.channels",

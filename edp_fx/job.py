@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from edp_fx.compressor.budget import Budget
+from edp_fx.compressor.kinds import DEFAULT_KINDS, check_kinds, check_without_training
 from edp_fx.errors import BudgetError, EdpError
 from edp_fx.files import write_json
-from edp_fx.train.budget import Budget
-from edp_fx.train.kinds import DEFAULT_KINDS, check_kinds, check_without_training
 from edp_fx.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ class Job:
         Raises:
             EdpError: says which option is wrong and what to do.
         """
+        from edp_fx.compressor.compressor import POLICIES
+        from edp_fx.compressor.importance import make_importance
         from edp_fx.data import check_spec
         from edp_fx.lowering.choice import choose_target
-        from edp_fx.train.compressor import POLICIES
-        from edp_fx.train.importance import make_importance
 
         if self.budget is not None and self.budget.value > 1 and self.budget.metric != "latency":
             asked = f"--{self.budget.metric} {self.budget.value:g}"

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from edp_fx.compressor import DEFAULT_KINDS, Budget, Compressor, Importance, Strength
+from edp_fx.compressor.kinds import check_without_training
 from edp_fx.errors import BudgetError, TrainingError
 from edp_fx.frontend import trace
 from edp_fx.inputs import normalize
 from edp_fx.latency import LatencyTable
 from edp_fx.passes.insert import insert
-from edp_fx.train import DEFAULT_KINDS, Budget, Compressor, Importance, Recipe, Strength, Trainer, Watcher
-from edp_fx.train.kinds import check_without_training
+from edp_fx.train import Recipe, Trainer, Watcher
 
 
 def compress(
@@ -164,7 +165,7 @@ def truncate(
     Raises:
         BudgetError: ranks alone cannot reach the budget.
     """
-    from edp_fx.train.calibrate import whiten
+    from edp_fx.compressor.calibrate import whiten
 
     measure: str | Importance = "singular" if calibration is None else whiten(gm, calibration)
     compressor = Compressor(

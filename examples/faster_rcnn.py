@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor
 
 import edp_fx
-from edp_fx.train import Budget, Compressor, parameter_groups
+from edp_fx.compressor import Budget, Compressor, parameter_groups
 
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 import edp_fx
+from edp_fx.compressor import Schedule
 from edp_fx.data import ArrayDataset, make_loader
 from edp_fx.data.idx import read_fashion_mnist
-from edp_fx.train import Recipe, Schedule
+from edp_fx.train import Recipe
 from examples import networks
 
 SIDE, CLASSES, BATCH = 28, 10, 128

@@ -78,10 +78,10 @@ def compress(
     """Compress a model to a budget in one training run, and lower it to an engine."""
     from rich.console import Console
 
+    from edp_fx.compressor.budget import Budget
     from edp_fx.files import write_json
     from edp_fx.job import Job, Runner
     from edp_fx.summary import print_report
-    from edp_fx.train.budget import Budget
     from edp_fx.train.progress import RichWatcher
     from edp_fx.train.recipe import Recipe
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from edp_fx.compressor.compressor import Compressor
 from edp_fx.errors import TrainingError
-from edp_fx.train.compressor import Compressor
 from edp_fx.train.deterministic import deterministic
 from edp_fx.train.evaluate import Score, evaluate
 from edp_fx.train.metrics import MetricsLog

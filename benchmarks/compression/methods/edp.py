@@ -7,7 +7,7 @@ from torch import nn
 import edp_fx
 from benchmarks.compression.loop import fit
 from benchmarks.compression.trial import Trial
-from edp_fx.train import Budget, Compressor, Strength
+from edp_fx.compressor import Budget, Compressor, Strength
 
 # λ for 4,690 steps of ResNet-20; what shrinks is about λ times steps. 9.5e-4 left 0.69 of the MACs, 1.5e-3 0.09 and no
 # accuracy

@@ -7,9 +7,9 @@ from torch import nn
 import edp_fx
 from benchmarks.compression.loop import fit
 from benchmarks.compression.trial import Trial
+from edp_fx.compressor import Budget
 from edp_fx.passes.insert import insert
 from edp_fx.pipeline import truncate
-from edp_fx.train import Budget
 
 
 def svd(trial: Trial) -> nn.Module:

@@ -1,0 +1,22 @@
+"""The compressor for any training loop: what may go, what that saves, when and how it goes."""
+
+from __future__ import annotations
+
+from edp_fx.compressor.budget import Budget
+from edp_fx.compressor.compressor import Compressor
+from edp_fx.compressor.importance import Importance
+from edp_fx.compressor.kinds import DEFAULT_KINDS, KINDS
+from edp_fx.compressor.optimizer import parameter_groups
+from edp_fx.compressor.proximal import Strength
+from edp_fx.compressor.schedule import Schedule
+
+__all__ = [
+    "DEFAULT_KINDS",
+    "KINDS",
+    "Budget",
+    "Compressor",
+    "Importance",
+    "Schedule",
+    "Strength",
+    "parameter_groups",
+]

@@ -1,0 +1,81 @@
+"""The doomed: elements chosen to go, faded to exactly zero on schedule and held there until they are
+removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edp_fx.compressor.elements import Elements, Site
+from edp_fx.compressor.schedule import Schedule
+from edp_fx.compressor.selection import Flags
+
+NEVER = -1
+
+
+class Fading:
+    """Since when each element is doomed.
+
+    Args:
+        elements: the flat index.
+        schedule: how fast the doomed fade.
+        born: step at which each element was doomed [n], :data:`NEVER` for the others.
+    """
+
+    def __init__(self, elements: Elements, schedule: Schedule, born: NDArray[np.int64] | None = None) -> None:
+        self.elements = elements
+        self.schedule = schedule
+        self.born = np.full(elements.n, NEVER, dtype=np.int64) if born is None else born.copy()
+        self.sites: list[Site] = []
+        self._mark()
+
+    @property
+    def spared(self) -> Flags:
+        """Elements that are not doomed."""
+        return self.born == NEVER
+
+    def living(self, step: int) -> Flags:
+        """Elements that are not exactly zero after ``step``."""
+        return self.spared | (step - self.born < self.schedule.fade)
+
+    def doom(self, chosen: Flags, step: int) -> None:
+        """Let ``chosen`` fade from ``step`` on."""
+        self.born[chosen] = step
+        self._mark()
+
+    def spare(self, chosen: Flags) -> None:
+        """Let ``chosen`` stay after all."""
+        self.born[chosen] = NEVER
+        self._mark()
+
+    def _mark(self) -> None:
+        """The sites that have a doomed element: only those are scaled."""
+        doomed = np.append(~self.spared, False)
+        self.sites = [site for site in self.elements.fading if doomed[site.index.numpy()].any()]
+
+    def apply(self, parameters: Mapping[str, nn.Parameter], step: int, *, at_once: bool = False) -> bool:
+        """Scale the doomed by what the schedule leaves after ``step``; returns whether an element just died.
+
+        Factors of successive steps telescope, so what the gradient restores meanwhile fades, too.
+        """
+        if not self.sites:
+            return False
+        fade = self.schedule.fade
+        left = np.array([self.schedule.gate(age) for age in range(fade + 1)])
+        age = step - self.born
+        now, before = left[np.clip(age, 0, fade)], left[np.clip(age - 1, 0, fade)]
+        factor = np.ones(self.elements.n + 1, dtype=np.float32)
+        doomed = ~self.spared
+        if at_once:
+            factor[:-1][doomed] = 0.0
+        else:
+            factor[:-1][doomed] = np.where(before > 0, now / np.maximum(before, 1e-12), 0.0)[doomed]
+        device = parameters[self.sites[0].parameter].device
+        moved = torch.from_numpy(factor).to(device)
+        for site in self.sites:
+            self.elements.scale(site, parameters[site.parameter], moved)
+        return bool((doomed & (age == fade)).any())

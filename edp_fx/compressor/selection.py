@@ -1,0 +1,209 @@
+"""Which elements go: the least important per unit of cost saved, over all groups at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edp_fx.compressor.elements import Elements
+from edp_fx.compressor.prices import Prices
+from edp_fx.compressor.removals import Removals, block_ends, hull_prices
+
+Flags = NDArray[np.bool_]
+Scores = NDArray[np.float64]
+COARSE = 0.005  # an overshoot below this share of the target is left as it is
+RETRIES = 96  # how often a choice that overshoots is made anew without what overshot
+LAST = 1e-6  # share of its cost that an element is taken to save where it saves no work
+REPAIRS = 96  # how many of the last chosen are tried for giving back
+
+
+@dataclass
+class Selector:
+    """Chooses elements to remove until the cost, counted after merging, is at most a target.
+
+    Args:
+        elements: the flat index.
+        prices: what the network costs under a mask, and what each group's elements save.
+        floors: the fewest elements each group keeps [groups].
+        work: what is saved, for comparing elements and the forms of pairs; ``prices`` where None.
+        widths: how many of the channels of the network as it came each channel stands for [n], 0 for other elements.
+            Prices are then, but for branches, those at the widths as they came: at present widths the thinner of two
+            factors of a product is the cheaper to thin, and greedy choice runs into wide streams between starved
+            layers.
+        align: elements of a group of more go, and are given back, in blocks that leave a multiple of so many.
+    """
+
+    elements: Elements
+    prices: Prices
+    floors: NDArray[np.int64]
+    work: Prices | None = None
+    widths: Scores | None = None
+    align: int = 1
+
+    def total(self, alive: Flags) -> float:
+        """Cost of the network with only ``alive`` elements."""
+        if self.work is None:
+            return self.prices.total(alive)
+        return self.prices.total(alive, self.work.apart(alive))
+
+    def least(self, importance: Scores | None = None) -> float:
+        """Cost with every group at its floor."""
+        return self.total(self.floored(importance))
+
+    def floored(self, importance: Scores | None = None) -> Flags:
+        """Every group at its floor, the most important kept."""
+        elements = self.elements
+        alive = np.zeros(elements.n, dtype=bool)
+        for number, (start, stop) in enumerate(zip(elements.offsets[:-1], elements.offsets[1:])):
+            order = np.arange(start, stop)
+            if importance is not None:
+                order = order[np.argsort(-importance[start:stop], kind="stable")]
+            alive[order[: self.floors[number]]] = True
+        return alive
+
+    def within_floors(self, unwanted: Flags, alive: Flags) -> Flags:
+        """As many of ``unwanted`` [n] as leave every group of ``alive`` its floor."""
+        elements, result = self.elements, unwanted.copy()
+        for number, (start, stop) in enumerate(zip(elements.offsets[:-1], elements.offsets[1:])):
+            allowed = int(alive[start:stop].sum()) - int(self.floors[number])
+            mine = start + np.flatnonzero(unwanted[start:stop])
+            result[mine[max(0, allowed) :]] = False
+        return result
+
+    def choose(
+        self,
+        alive: Flags,
+        importance: Scores,
+        target: float,
+        *,
+        fill_from: Flags | None = None,
+        rounds: int = 1,
+        end: float | None = None,
+    ) -> Flags:
+        """The elements left, which costs at most ``target`` where the floors allow.
+
+        Args:
+            alive: elements present now [n].
+            importance: non-negative, comparable over groups [n].
+            target: cost not to exceed.
+            fill_from: elements of which the most important are given back as long as the target holds.
+            rounds: prices are renewed after each of so many equal parts of the way: an element's price falls
+                as what it is coupled with goes.
+            end: the target of the last choice, ``target`` where None: only what overshoots that is looked at again.
+        """
+        end = target if end is None else min(end, target)
+        now = self.total(alive)
+        for part in range(1, rounds + 1):
+            goal = target + (now - target) * (1 - part / rounds)
+            alive = self._one_round(alive, importance, goal, min(end, goal))
+        return alive if fill_from is None else self._give_back(fill_from, alive, importance, target)
+
+    def _one_round(self, alive: Flags, importance: Scores, target: float, end: float) -> Flags:
+        if self.total(alive) <= target:
+            return alive
+        removals = self._removals(alive, importance)
+        best: Flags | None = None
+        for _ in range(RETRIES):
+            count = self._until(alive, removals, target)
+            chosen = without(alive, removals.first(count))
+            before = best
+            if best is None or self.total(best) < self.total(chosen) <= target:
+                best = chosen
+            if not count or self.total(best) >= (1 - COARSE) * end:
+                return best
+            best = self._finer_last(alive, removals, count - 1, target, best)
+            if best is before or self.total(best) >= (1 - COARSE) * end:
+                return best
+            # the last one saves more than was missing, and no single other one enough: go on without its group
+            others = (np.arange(len(removals)) < count - 1) | (removals.groups != removals.groups[count - 1])
+            removals = removals.taken(np.flatnonzero(others))
+        assert best is not None
+        return best
+
+    def _until(self, alive: Flags, removals: Removals, target: float) -> int:
+        """How many of ``removals`` have to go for the target, or all of them."""
+        low, high = 0, len(removals)
+        while high - low > 1:
+            middle = (low + high) // 2
+            enough = self.total(without(alive, removals.first(middle))) <= target
+            low, high = (low, middle) if enough else (middle, high)
+        return high
+
+    def _finer_last(self, alive: Flags, removals: Removals, count: int, target: float, chosen: Flags) -> Flags:
+        """After the first ``count``, instead of one that overshoots, the least important one that suffices alone."""
+        left, total = without(alive, removals.first(count)), self.total(chosen)
+        firsts = count + np.unique(removals.groups[count:], return_index=True)[1]
+        for number in firsts[np.argsort(removals.losses[firsts], kind="stable")]:
+            fewer = without(left, removals.block(number))
+            if total < self.total(fewer) <= target:
+                return fewer
+        return chosen
+
+    def _removals(self, alive: Flags, importance: Scores) -> Removals:
+        """Candidates from the cheapest loss per cost saved to the dearest."""
+        elements = self.elements
+        seen = alive if self.widths is None else np.maximum(alive, self.widths)
+        look = (self.work or self.prices).look(seen)
+        saved = look.marginal
+        branch = elements.kinds == "branch"
+        if self.widths is not None and branch.any():  # a branch goes as a whole, and so does what it costs by now
+            saved = np.where(branch, (self.work or self.prices).look(alive).marginal, saved)
+        if self.work is not None:  # what saves cost but no work goes last
+            saved = np.maximum(saved, LAST * self.prices.look(seen).marginal)
+        blocks = []
+        for number, group in enumerate(elements.groups):
+            start, stop = elements.offsets[number], elements.offsets[number + 1]
+            present = start + np.flatnonzero(alive[start:stop])
+            spare = len(present) - int(self.floors[number])
+            if spare <= 0:
+                continue
+            ranked = present[np.argsort(importance[present], kind="stable")][:spare]
+            ends = block_ends(len(present), spare, self.multiple(number))
+            loss = np.add.reduceat(np.maximum(importance[ranked], 0.0), np.append(0, ends[:-1]))
+            if group.kind == "rank":
+                price = hull_prices(np.cumsum(loss), look.rank_savings(number, spare)[ends - 1])
+            else:
+                price = _ratio(loss / np.diff(ends, prepend=0), float(saved[number]))
+            price = np.maximum.accumulate(price)  # they ascend but for rounding
+            wanted = int(np.isfinite(price).sum())
+            if wanted:
+                blocks.append((number, ranked, ends[:wanted], loss[:wanted], price[:wanted]))
+        return Removals.by_price(blocks)
+
+    def multiple(self, group: int) -> int:
+        """Of how many elements the blocks of a group are."""
+        return self.align if self.elements.sizes[group] > self.align else 1
+
+    def _give_back(self, before: Flags, alive: Flags, importance: Scores, target: float) -> Flags:
+        """``alive`` with whole blocks of ``before``, the one with the most important element first, while they fit."""
+        gone = np.flatnonzero(before & ~alive)
+        gone = gone[np.argsort(-importance[gone], kind="stable")]
+        blocks: list[NDArray[np.int64]] = []
+        for number in np.unique(self.elements.group_of[gone]):
+            mine, size = gone[self.elements.group_of[gone] == number], self.multiple(number)
+            blocks.extend(mine[: len(mine) // size * size].reshape(-1, size))
+        blocks.sort(key=lambda block: -importance[block[0]])
+        # half of the tries go to the most important, half to all of the range: something small fits a small
+        # gap
+        tries = np.arange(len(blocks))
+        if len(tries) > REPAIRS:
+            tries = np.union1d(tries[: REPAIRS // 2], np.linspace(0, len(tries) - 1, REPAIRS // 2).astype(int))
+        alive = alive.copy()
+        for number in tries:
+            alive[blocks[number]] = True
+            if self.total(alive) > target:
+                alive[blocks[number]] = False
+        return alive
+
+
+def without(alive: Flags, elements: NDArray[np.int64]) -> Flags:
+    """``alive`` less some elements."""
+    left = alive.copy()
+    left[elements] = False
+    return left
+
+
+def _ratio(loss: Scores, saved: float) -> Scores:
+    return loss / saved if saved > 0 else np.full(len(loss), np.inf)
