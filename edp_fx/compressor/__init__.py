@@ -6,6 +6,7 @@ from edp_fx.compressor.budget import Budget
 from edp_fx.compressor.compressor import Compressor
 from edp_fx.compressor.importance import Importance
 from edp_fx.compressor.kinds import DEFAULT_KINDS, KINDS
+from edp_fx.compressor.method import PRESETS, Method
 from edp_fx.compressor.optimizer import parameter_groups
 from edp_fx.compressor.proximal import Strength
 from edp_fx.compressor.schedule import Schedule
@@ -13,9 +14,11 @@ from edp_fx.compressor.schedule import Schedule
 __all__ = [
     "DEFAULT_KINDS",
     "KINDS",
+    "PRESETS",
     "Budget",
     "Compressor",
     "Importance",
+    "Method",
     "Schedule",
     "Strength",
     "parameter_groups",
