@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from edp_fx.latency import LatencyTable
     from edp_fx.lowering import lower
     from edp_fx.passes.insert import insert
-    from edp_fx.passes.prune_and_merge import prune_and_merge
     from edp_fx.pipeline import compress
+    from edp_fx.prune_merge import prune_and_merge
 
 __version__ = "0.1.0"
 
@@ -35,7 +35,7 @@ _HOMES = {
     "load": "edp_fx.checkpoint",
     "lower": "edp_fx.lowering",
     "measure": "edp_fx.cost",
-    "prune_and_merge": "edp_fx.passes.prune_and_merge",
+    "prune_and_merge": "edp_fx.prune_merge",
     "save": "edp_fx.checkpoint",
     "trace": "edp_fx.frontend",
 }

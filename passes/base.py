@@ -9,15 +9,7 @@ from typing import Any, ClassVar
 
 from torch import fx
 
-from edp_fx.errors import PassError
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A node a pass left alone, and why."""
-
-    node: str
-    reason: str
+from edp_fx.refusal import Refusal
 
 
 @dataclass
@@ -87,11 +79,3 @@ class PassManager:
             gm = result.graph_module
             reports.append(result.report)
         return gm, reports
-
-
-def require_module(gm: fx.GraphModule, target: str, pass_name: str) -> Any:
-    """The submodule a call_module node names; PassError when the graph and its modules disagree."""
-    try:
-        return gm.get_submodule(target)
-    except AttributeError as error:
-        raise PassError(f"{pass_name}: node target {target!r} names no submodule of the graph") from error

@@ -13,8 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from edp_fx.channels.residuals import Branch, is_sum
 from edp_fx.frontend.aliases import Aliases
 from edp_fx.frontend.normal_form import is_impure
+from edp_fx.frontend.running import called_module
 from edp_fx.passes.base import Pass, PassReport, PassResult
-from edp_fx.passes.constants import _POINTWISE, _module
+from edp_fx.passes.elementwise import ELEMENTWISE
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _shape(node: fx.Node) -> torch.Size | None:
 
 
 def _is_zero(gm: fx.GraphModule, node: fx.Node, zero: set[fx.Node]) -> bool:
-    module = _module(gm, node)
+    module = called_module(gm, node)
     if module is None:
         return False
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
@@ -110,7 +111,7 @@ def _is_zero(gm: fx.GraphModule, node: fx.Node, zero: set[fx.Node]) -> bool:
             nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, _BatchNorm.forward
         )  # fmt: skip
         return layer and not bool((weight != 0).any()) and (bias is None or not bool((bias != 0).any()))
-    if type(module) in _POINTWISE and node.args and node.args[0] in zero:
+    if type(module) in ELEMENTWISE and node.args and node.args[0] in zero:
         with torch.no_grad():
             return not bool((module(torch.zeros(1, device="cpu")) != 0).any())
     return False

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from edp_fx.frontend.running import called_module
 from edp_fx.pairs import Pair
 from edp_fx.passes.base import Pass, PassReport, PassResult
+from edp_fx.passes.elementwise import ELEMENTWISE
 
 _PLAIN_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_POINTWISE = (
-    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU,
-    nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Softplus,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class FoldConstants(Pass):
     def call(self, gm: fx.GraphModule) -> PassResult:
         report = PassReport(self.name)
         for node in gm.graph.nodes:
-            reader = _module(gm, node)
+            reader = called_module(gm, node)
             if not isinstance(reader, (*_PLAIN_CONVS, nn.Linear)) or not isinstance(node.args[0], fx.Node):
                 continue
             chain = _chain_before(gm, node)
@@ -49,12 +47,6 @@ class FoldConstants(Pass):
         return PassResult(gm, bool(report.rewritten), report)
 
 
-def _module(gm: fx.GraphModule, node: object) -> nn.Module | None:
-    if isinstance(node, fx.Node) and node.op == "call_module":
-        return gm.get_submodule(str(node.target))
-    return None
-
-
 def _paddings(conv: nn.Module) -> tuple[int, ...]:
     padding = conv.padding
     if isinstance(padding, str):
@@ -68,14 +60,14 @@ def _chain_before(gm: fx.GraphModule, node: fx.Node) -> list[nn.Module] | None:
     calls = [str(one.target) for one in gm.graph.nodes if one.op == "call_module"]
     current = node.args[0]
     while isinstance(current, fx.Node) and len(current.users) == 1:
-        module = _module(gm, current)
+        module = called_module(gm, current)
         if module is None or calls.count(str(current.target)) != 1:
             return None
         chain.insert(0, module)
         if isinstance(module, (*_PLAIN_CONVS, nn.Linear)):
             return chain
         plain_norm = isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward
-        if not (plain_norm or type(module) in _POINTWISE):
+        if not (plain_norm or type(module) in ELEMENTWISE):
             return None
         current = current.args[0]
     return None

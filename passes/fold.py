@@ -9,8 +9,8 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from edp_fx.frontend.running import called_module
 from edp_fx.passes.base import Pass, PassReport, PassResult
-from edp_fx.passes.constants import _module
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class FoldBatchNorm(Pass):
         gm.eval()
         calls = [str(node.target) for node in gm.graph.nodes if node.op == "call_module"]
         for node in list(gm.graph.nodes):
-            norm = _module(gm, node)
+            norm = called_module(gm, node)
             if not isinstance(norm, _BatchNorm):
                 continue
             source = node.args[0]
-            layer = _module(gm, source)
+            layer = called_module(gm, source)
             if type(norm).forward is not _BatchNorm.forward or not norm.track_running_stats:
                 report.refuse(node.name, "its forward does more than normalise by running statistics")
             elif not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)):

@@ -20,7 +20,7 @@ from edp_fx.coverage.failure import Figures, StageFailed
 from edp_fx.coverage.subject import Subject
 from edp_fx.errors import EdpError
 from edp_fx.frontend import propagate
-from edp_fx.passes.prune_and_merge import prune_and_merge
+from edp_fx.prune_merge import prune_and_merge
 
 SOUND = 1e-9
 SHARES = (0.9, 0.5, 0.75)  # kept at random; with half of everything gone little of the input reaches a deep output

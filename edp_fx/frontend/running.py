@@ -25,6 +25,13 @@ def attribute(root: nn.Module, target: str) -> Any:
     return getattr(submodule(root, path), leaf)
 
 
+def called_module(root: nn.Module, node: object) -> nn.Module | None:
+    """The module that a node calls; None for any other node, and for an argument that is no node."""
+    if isinstance(node, fx.Node) and node.op == "call_module":
+        return submodule(root, str(node.target))
+    return None
+
+
 def run_node(root: nn.Module, node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
     """The value of one node, any but a placeholder, from the values of its arguments."""
     if node.op == "get_attr":

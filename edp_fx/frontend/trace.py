@@ -15,7 +15,7 @@ from edp_fx.frontend.modes import mode_dependent
 from edp_fx.frontend.normal_form import remove_dead_code, use_modules
 from edp_fx.frontend.tracer import Guard, ModuleTracer
 from edp_fx.inputs import normalize
-from edp_fx.passes.base import Refusal
+from edp_fx.refusal import Refusal
 
 
 @dataclass

@@ -20,7 +20,7 @@ from edp_fx.frontend.proxies import TrainingFlag, ValueProxy
 from edp_fx.frontend.shapes import ShapeMode, shapes_only
 from edp_fx.inputs import COMPUTE_LAYERS, snapshot
 from edp_fx.pairs import Pair
-from edp_fx.passes.base import Refusal
+from edp_fx.refusal import Refusal
 
 _LEAF_TYPES = (
     *COMPUTE_LAYERS,

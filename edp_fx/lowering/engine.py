@@ -13,7 +13,7 @@ from torch import Tensor
 from edp_fx.errors import LoweringError
 from edp_fx.lowering import sidecar
 from edp_fx.lowering.profile import Range
-from edp_fx.lowering.tensorrt import _logger, load_module, require_gpu
+from edp_fx.lowering.tensorrt import load_module, logger_of, require_gpu
 from edp_fx.lowering.words import one_line
 
 _ONNX_TYPES = {
@@ -86,7 +86,7 @@ class TensorRTEngine:
     def __init__(self, data: bytes, target: str, *, cuda_graph: bool = False) -> None:
         require_gpu("TensorRT engines run on one")
         trt = load_module(target)
-        self._runtime = trt.Runtime(_logger(target))
+        self._runtime = trt.Runtime(logger_of(target))
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise LoweringError(f"{target} cannot load the engine: {_refusal(trt, target)}")

@@ -97,7 +97,7 @@ def build_engine(data: bytes, target: str, options: BuildOptions, progress: Prog
     """
     check_options(target, options)
     trt = load_module(target)
-    logger = _logger(target)
+    logger = logger_of(target)
     logger.messages.clear()
     builder = trt.Builder(logger)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -186,7 +186,7 @@ def _start_timing_cache(config: Any, options: BuildOptions) -> Any:
 
 
 @functools.cache
-def _logger(target: str) -> Any:
+def logger_of(target: str) -> Any:
     """The process' one logger of a TensorRT module, which must outlive everything made with it."""
     trt = load_module(target)
 

@@ -23,7 +23,7 @@ from edp_fx.geometry import Geometry
 from edp_fx.inputs import COMPUTE_LAYERS, randomize_
 from edp_fx.latency import LatencyTable, Runtime, Signature, make_runtime
 from edp_fx.pairs import Pair
-from edp_fx.passes.prune_and_merge import prune_and_merge
+from edp_fx.prune_merge import prune_and_merge
 
 
 class Machine:

@@ -20,8 +20,8 @@ from edp_fx.errors import AnalysisError, BudgetError
 from edp_fx.inputs import randomize_
 from edp_fx.passes.branches import DropBranches
 from edp_fx.passes.prune import Prune
-from edp_fx.passes.prune_and_merge import prune_and_merge
 from edp_fx.passes.separate import SeparateConvs
+from edp_fx.prune_merge import prune_and_merge
 
 
 def pairs_of(name: str, size: int, **options) -> tuple[torch.fx.GraphModule, Tensor]:
