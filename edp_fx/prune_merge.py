@@ -77,7 +77,7 @@ def _chooser(cost: str | Chooser | LatencyTable, gm: fx.GraphModule, graph: Chan
         if cost != "latency":
             return by_weights
         cost = LatencyTable()
-    return MeasuredChoice(gm, graph.node_shapes, cost) if isinstance(cost, LatencyTable) else cost
+    return MeasuredChoice(gm, graph.analysis.node_shapes, cost) if isinstance(cost, LatencyTable) else cost
 
 
 def prune_merge_(

@@ -37,12 +37,12 @@ class Prune(Pass):
 
     def call(self, gm: fx.GraphModule) -> PassResult:
         report = PassReport(self.name)
-        keep = self.graph.check_keep(self.keep)
-        kept = self.graph.parameter_keep(keep)
+        keep = self.graph.analysis.check_keep(self.keep)
+        kept = self.graph.analysis.parameter_keep(keep)
         report.facts["kept"] = kept
         if not kept:
             return PassResult(gm, False, report)
-        masks = self.graph.node_masks(keep)
+        masks = self.graph.analysis.node_masks(keep)
         touched = slice_state(gm, kept)
         layer_inputs = _input_shapes(gm, self.graph, masks)
         for path in touched | set(layer_inputs):
@@ -86,7 +86,7 @@ def _input_shapes(
     gm: fx.GraphModule, graph: ChannelGraph, masks: dict[str, list[dict[int, np.ndarray]]]
 ) -> dict[str, tuple[int, ...]]:
     """Module path -> the shape of its input after pruning, for layers whose input loses indices."""
-    shapes = graph.node_shapes
+    shapes = graph.analysis.node_shapes
     result: dict[str, tuple[int, ...]] = {}
     for node in gm.graph.nodes:
         if node.op == "call_module" and node.args and isinstance(node.args[0], fx.Node):

@@ -49,8 +49,8 @@ def repair_sizes(gm: fx.GraphModule, graph: ChannelGraph, masks: dict[str, list[
 class _Repairer(GraphRunner):
     def __init__(self, gm: fx.GraphModule, graph: ChannelGraph, masks: dict[str, list[Masks]]) -> None:
         super().__init__(gm)
-        self.shapes = graph.node_shapes
-        self.scalars = graph.node_scalars
+        self.shapes = graph.analysis.node_shapes
+        self.scalars = graph.analysis.node_scalars
         self.masks = masks
         self.changes: dict[str, None] = {}
 

@@ -7,10 +7,13 @@ from typing import Any
 
 from torch import fx, nn
 
+from edp_fx.channels.analysis import Analysis
 from edp_fx.channels.graph import ChannelGraph
-from edp_fx.channels.groups import Group, find_groups, resolve
+from edp_fx.channels.grouping import find_groups
+from edp_fx.channels.groups import Group
 from edp_fx.channels.leaves import freeze_opaque_leaves
 from edp_fx.channels.sweep import run_sweep
+from edp_fx.channels.views import resolve
 from edp_fx.errors import AnalysisError
 
 POLICIES = ("dims", "whole", "both")
@@ -56,7 +59,7 @@ def analyze(model: nn.Module, example_inputs: Any, heads: str = "dims") -> Chann
         else:
             groups = groups + [group for group in whole if group.kind == "head" and group.prunable]
         groups = [replace(group, id=k) for k, group in enumerate(groups)]
-    return ChannelGraph(gm, inputs, tuple(views), groups)
+    return ChannelGraph(gm, inputs, Analysis(tuple(views), groups))
 
 
 def _identity(group: Group) -> tuple[tuple[str, int, bytes], ...]:

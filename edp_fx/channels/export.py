@@ -57,7 +57,7 @@ def to_json(graph: ChannelGraph) -> dict[str, Any]:
             slot = of_layer.setdefault(member.layer, {"producer": [], "consumer": [], "affine": [], "other": []})
             if group.id not in slot[member.role]:
                 slot[member.role].append(group.id)
-    outputs = graph.views[0].sweep.outputs
+    outputs = graph.analysis.views[0].sweep.outputs
     nodes = []
     for node in graph.gm.graph.nodes:
         layer = str(node.target) if node.op in ("call_module", "get_attr") else ""

@@ -24,7 +24,7 @@ class Trials:
     """
 
     def __init__(self, gm: fx.GraphModule, graph: ChannelGraph) -> None:
-        self._gm, self._graph = gm, graph
+        self._gm, self._analysis = gm, graph.analysis
         self._constant: set[fx.Node] = set()
         for node in gm.graph.nodes:
             before = node.all_input_nodes
@@ -36,7 +36,7 @@ class Trials:
     def homogeneous(self, node: fx.Node) -> fx.Node | None:
         """The one input of ``node`` that depends on the graph's, where ``node`` of g times it is g times ``node``, for
         0 <= g <= 1; None otherwise."""
-        shapes = self._graph.node_shapes
+        shapes = self._analysis.node_shapes
         sources = [one for one in node.all_input_nodes if shapes.get(one.name) and one not in self._constant]
         if len(sources) != 1 or node.op not in ("call_function", "call_method", "call_module"):
             return None
@@ -64,7 +64,7 @@ class Trials:
     def _random(self, node: fx.Node) -> Tensor:
         """Numbers of both signs of the shape of a node's value, large enough for what saturates."""
         first = next(self._gm.parameters())
-        (shape,) = self._graph.node_shapes[node.name]
+        (shape,) = self._analysis.node_shapes[node.name]
         return (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 8).to(first.device, first.dtype)
 
     def _evaluated(self, node: fx.Node, known: dict[fx.Node, Tensor]) -> Any:
@@ -76,7 +76,7 @@ class Trials:
             if one.op == "get_attr":
                 value = attribute(self._gm, str(one.target))
                 return _numbers(value) if isinstance(value, Tensor) else value
-            scalars = self._graph.node_scalars
+            scalars = self._analysis.node_scalars
             return scalars[one.name] if one.name in scalars else self._evaluated(one, known)
 
         if node.op == "call_module":

@@ -42,7 +42,7 @@ class Branch:
 
 def find_branches(gm: fx.GraphModule, graph: ChannelGraph, first_id: int = -1) -> list[Branch]:
     """Every branch of an explicit graph, analysed, that a layer of its own can scale, ids from ``first_id`` down."""
-    shapes, trials, once = graph.node_shapes, Trials(gm, graph), read_once(gm)
+    shapes, trials, once = graph.analysis.node_shapes, Trials(gm, graph), read_once(gm)
     found: list[Branch] = []
     for node in gm.graph.nodes:
         if not is_sum(node):

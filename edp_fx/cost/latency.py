@@ -36,7 +36,7 @@ def latency_terms(gm: fx.GraphModule, graph: ChannelGraph, table: LatencyTable) 
     measured. Measure the end network to know.
     """
     plain, pairs = mac_terms(gm, graph)
-    shapes = graph.node_shapes
+    shapes = graph.analysis.node_shapes
     nodes = {node.name: node for node in gm.graph.nodes}
     layers, others = [], []
     for term in plain:
@@ -147,7 +147,7 @@ def _anchored(
             for pair in pairs
         ]
     ends = [*plain, *(pair.coefficient for pair in pairs)]
-    sizes = [float(np.prod(graph.node_shapes[term.node][0])) for term in ends]
+    sizes = [float(np.prod(graph.analysis.node_shapes[term.node][0])) for term in ends]
     rest = []
     for term, size in zip(ends, sizes):
         share = (measured - total) * size / sum(sizes)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import fx
 
 from edp_fx.channels import ChannelGraph
-from edp_fx.channels.graph import Keep
+from edp_fx.channels.counts import Keep
 from edp_fx.channels.kernels import Kernels
 from edp_fx.channels.residuals import Branch
 from edp_fx.channels.taps import Taps
@@ -93,7 +93,7 @@ class CostModel:
         else:
             self.table = table or LatencyTable()
             terms = latency_terms(gm, graph, self.table)
-            self._measured = MeasuredChoice(gm, graph.node_shapes, self.table)
+            self._measured = MeasuredChoice(gm, graph.analysis.node_shapes, self.table)
         terms = with_kernels(with_positions(terms, position), kernels)
         self._plain, self._pairs = with_traffic(with_branches(with_taps(terms, taps), branches), traffic)
         self.dense = self.total({})

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, fx
 
 from edp_fx.channels import ChannelGraph
-from edp_fx.channels.graph import AxisCount, Keep
+from edp_fx.channels.counts import AxisCount, Keep
 from edp_fx.channels.kernels import Kernels
 from edp_fx.channels.residuals import Branch
 from edp_fx.channels.taps import Taps
@@ -164,11 +164,11 @@ def mac_terms(gm: fx.GraphModule, graph: ChannelGraph) -> Terms:
     homes = _explicit_pairs(gm)
     targets = {node.name: str(node.target) for node in gm.graph.nodes}
     layers = {node.name for node in gm.graph.nodes if node.op == "call_module"}
-    shapes = graph.node_shapes
+    shapes = graph.analysis.node_shapes
     plain: list[Term] = []
     waiting: dict[str, Term] = {}
     pairs = []
-    for site in graph.sites:
+    for site in graph.analysis.sites:
         home = homes.get(site.node)
         positions = 0.0
         if site.node in layers and site.axes[-1].whole:
@@ -188,7 +188,7 @@ def mac_terms(gm: fx.GraphModule, graph: ChannelGraph) -> Terms:
 
 def parameter_terms(gm: fx.GraphModule, graph: ChannelGraph) -> Terms:
     """Parameters that are trained, or merged from trained ones."""
-    axes = graph.parameter_axes()
+    axes = graph.analysis.parameter_axes()
     names = {name for name, _ in gm.named_parameters()}
     pairs, inside = [], set()
     for home, module in gm.named_modules():

@@ -68,8 +68,8 @@ class Masked(TorchDispatchMode):
         super().__init__()
         self.node = ""
         self.plan: dict[tuple[str, str], list[dict[int, np.ndarray]]] = {}
-        alive = graph.alive_components(keep)
-        for view, living in zip(graph.views, alive):
+        alive = graph.analysis.alive_components(keep)
+        for view, living in zip(graph.analysis.views, alive):
             for mix in view.ledger.mixes:
                 mask = living[view.component[mix.atoms]]
                 if not mask.all():
@@ -149,7 +149,7 @@ def pruned_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarr
 def faulty_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], inputs: Inputs) -> list[Tensor]:
     """The output of a pruned copy in which one layer has kept a wrong channel: what the oracle must catch."""
     pruned = prune(copy.deepcopy(gm).eval(), graph, keep).graph_module
-    kept = graph.parameter_keep(keep)
+    kept = graph.analysis.parameter_keep(keep)
     for group_id in sorted(keep, key=lambda one: -graph.group(one).macs_share):
         for member in graph.group(group_id).members:
             indices = kept.get(member.parameter, {}).get(member.axis)

@@ -102,7 +102,7 @@ def _roles(groups: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> list[di
 
 def _macs(graph: ChannelGraph) -> dict[str, float]:
     found: dict[str, float] = {}
-    for site in graph.sites:
+    for site in graph.analysis.sites:
         found[site.node] = found.get(site.node, 0.0) + site.macs({})
     total = sum(found.values())
     return {node: cost / total for node, cost in found.items()} if total else {}
@@ -137,7 +137,7 @@ def _folded(
 
 def _carried(graph: ChannelGraph) -> dict[str, list[list[int]]]:
     """Node name -> [group, number of indices] in the order of its channels."""
-    view = graph.views[0]
+    view = graph.analysis.views[0]
     group_of = np.full(int(view.component.max()) + 1, -1, dtype=np.int64)
     for group in graph.groups:
         if group.view == 0:

@@ -206,7 +206,7 @@ def test_macs_of_sites_are_those_of_the_flop_counter() -> None:
         # The counter has no formula for the fused kernel of the CPU.
         with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             model(x)
-        assert sum(site.macs({}) for site in analyze(model, x).sites) == counter.get_total_flops() / 2, kind
+        assert sum(site.macs({}) for site in analyze(model, x).analysis.sites) == counter.get_total_flops() / 2, kind
 
 
 def test_misuse_is_one_clear_error() -> None:
