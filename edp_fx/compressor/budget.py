@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
-from edp_fx.errors import BudgetError
+from edp_fx.errors import BudgetError, EdpError
+from edp_fx.settings import Settings, bounded
+
+METRICS = ("macs", "params", "latency")
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Settings):
     """Exactly one of MACs, parameters or latency: a share of the dense network in (0, 1], or an amount
     above 1.
 
@@ -22,16 +26,18 @@ class Budget:
         BudgetError: none or several are given, or the value is not a positive finite number.
     """
 
-    macs: float | None = None
-    params: float | None = None
-    latency: float | None = None
+    error: ClassVar[type[EdpError]] = BudgetError
+    what: ClassVar[str] = "budget"
+
+    macs: float | None = bounded(None, above=0)
+    params: float | None = bounded(None, above=0)
+    latency: float | None = bounded(None, above=0)
 
     def __post_init__(self) -> None:
-        given = [name for name in ("macs", "params", "latency") if getattr(self, name) is not None]
+        super().__post_init__()
+        given = [name for name in METRICS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise BudgetError(f"give exactly one budget of macs, params or latency, not {len(given)}")
-        if not (math.isfinite(self.value) and self.value > 0):
-            raise BudgetError(f"budget {given[0]}={self.value:g}: give a share in (0, 1] or an absolute amount above 1")
+            raise BudgetError(f"give exactly one budget of {', '.join(METRICS)}, not {len(given)}")
 
     @property
     def metric(self) -> str:

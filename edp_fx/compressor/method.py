@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
-from edp_fx.compressor.budget import Budget
+from edp_fx.compressor.budget import METRICS, Budget
 from edp_fx.compressor.importance import MEASURES, Importance
 from edp_fx.compressor.schedule import Schedule
-from edp_fx.errors import BudgetError
+from edp_fx.errors import BudgetError, EdpError
+from edp_fx.settings import Settings, bounded, near
 
 POLICIES = ("budget", "lambda")
-METRICS = ("macs", "params", "latency")
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(Settings):
     """How to compress: what the result may cost, what may go, how it is chosen, and when.
 
     The defaults are the settings of the best committed rows of docs/benchmarks.md from random weights.
@@ -30,8 +29,8 @@ class Method:
         policy: ``budget`` meets the budget on a cubic schedule; ``lambda`` applies group-sparse penalties of fixed
             ``strength`` and removes what became zero (the paper's).
         importance: ``taylor``, ``norm``, ``singular``, or an :class:`~edp_fx.compressor.Importance`.
-        warmup: share of the run before the first decision, in [0, 1).
-        end: share of the run after which the budget is met, in (warmup, 1].
+        start: share of the run before the first decision, in [0, 1).
+        end: share of the run after which the budget is met, in (start, 1].
         decisions: how often the elements are ranked between the two.
         removals: how often the dead are removed physically; None: after every decision on a processor, four times
             on a GPU, which plans every new shape anew.
@@ -47,47 +46,41 @@ class Method:
         BudgetError: a value is out of range; names the field.
     """
 
+    error: ClassVar[type[EdpError]] = BudgetError
+    what: ClassVar[str] = "method"
+
     budget: Budget | None = None
     kinds: tuple[str, ...] | None = None
-    policy: str = "budget"
-    importance: str | Importance = "taylor"
-    warmup: float = 0.05
-    end: float = 0.25
-    decisions: int = 30
-    removals: int | None = None
-    floor: float = 0.15
-    align: int = 8
+    policy: str = bounded("budget", choices=POLICIES)
+    importance: str | Importance = bounded("taylor", choices=MEASURES)
+    start: float = bounded(0.05, least=0, below=1)
+    end: float = bounded(0.25, above=0, most=1)
+    decisions: int = bounded(30, least=1)
+    removals: int | None = bounded(None, least=1)
+    floor: float = bounded(0.15, least=0, most=1)
+    align: int = bounded(8, least=1)
     allow_inexact: bool = False
-    strength: float = 1e-3
-    teacher: str | None = None
-    distill: float = 0.5
-    temperature: float = 2.0
+    strength: float = bounded(1e-3, above=0)
+    teacher: str | None = bounded(None, choices=("self",))
+    distill: float = bounded(0.5, above=0, most=1)
+    temperature: float = bounded(2.0, above=0)
 
     def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise BudgetError(f"policy {self.policy!r}: unknown; take one of {', '.join(POLICIES)}")
-        if isinstance(self.importance, str) and self.importance not in MEASURES:
-            raise BudgetError(f"importance {self.importance!r}: unknown; take one of {', '.join(MEASURES)}")
-        if isinstance(self.kinds, str):
-            raise BudgetError(f"kinds {self.kinds!r}: give a tuple of names, ({self.kinds!r},)")
-        if self.kinds is not None:
-            object.__setattr__(self, "kinds", tuple(self.kinds))
-        Schedule(1, self.warmup, self.end)  # raises where the shares are not in order
-        for name, least in (("decisions", 1), ("removals", 1), ("align", 1)):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < least):
-                raise BudgetError(f"{name}={value!r}: give a whole number from {least} on")
-        for name, least, most in (
-            ("floor", 0.0, 1.0),
-            ("distill", 0.0, 1.0),
-            ("strength", 0.0, math.inf),
-            ("temperature", 1e-3, math.inf),
-        ):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and least <= value <= most):
-                raise BudgetError(f"{name}={value!r}: give a number from {least:g} to {most:g}")
-        if self.teacher not in (None, "self"):
-            raise BudgetError(f"teacher {self.teacher!r}: give 'self' or None; a network is given beside the method")
+        super().__post_init__()
+        if self.start >= self.end:
+            raise BudgetError(f"start={self.start:g}, end={self.end:g}: the end must come after the start")
+        if self.kinds == ():
+            raise BudgetError("kinds: give one or more, or None for all that can go")
+        wrong: tuple[str, ...]
+        if self.policy == "budget":
+            wrong, why = ("strength",), "meets its budget by whatever strength that takes"
+        else:
+            wrong, why = ("budget", "importance"), "removes what its strength shrinks to zero, whatever that costs"
+        for name in wrong:
+            if getattr(self, name) != self.field(name).default:
+                raise BudgetError(f"{name} does not apply: the policy {self.policy} {why}; leave {name} out")
+        if self.policy == "lambda" and self.align > 1:
+            raise BudgetError(f"align={self.align}: the policy lambda removes single elements; give align=1")
 
     @classmethod
     def preset(cls, name: str = "scratch", **changes: Any) -> Method:
@@ -97,26 +90,24 @@ class Method:
             BudgetError: unknown preset or field, or a value out of range.
         """
         if name not in PRESETS:
-            raise BudgetError(f"method {name!r}: unknown; take one of {', '.join(PRESETS)}")
+            hint = near(name, PRESETS) or f"; take one of {', '.join(PRESETS)}"
+            raise BudgetError(f"method {name!r}: unknown{hint}")
         return PRESETS[name].changed(**changes)
 
     def changed(self, **changes: Any) -> Method:
         """The same method with some fields changed; see :meth:`preset`."""
-        asked = {name: changes.pop(name) for name in METRICS if changes.get(name) is not None}
-        for name in METRICS:
-            changes.pop(name, None)
-        unknown = sorted(set(changes) - {field.name for field in fields(self)})
-        if unknown:
-            known = ", ".join(field.name for field in fields(self))
-            raise BudgetError(f"method has no {unknown[0]!r}; it has {known}")
+        asked = {name: changes.pop(name) for name in METRICS if name in changes}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        if asked and "budget" in changes:
+            raise BudgetError(f"give a budget or {', '.join(asked)}, not both")
         if asked:
             changes["budget"] = Budget(**asked)
-        return replace(self, **changes)
+        return super().changed(**changes)
 
     def schedule(self, total_steps: int, *, gpu: bool = False) -> Schedule:
         """When a run of ``total_steps`` optimiser steps decides and removes."""
         removals = self.removals or (4 if gpu else self.decisions)
-        return Schedule(total_steps, self.warmup, self.end, self.decisions, removals)
+        return Schedule(total_steps, self.start, self.end, self.decisions, removals)
 
 
 # from trained weights: the network given teaches the one that becomes small (docs/benchmarks.md)
