@@ -29,10 +29,10 @@ from torch import Tensor, nn
 import edp_fx
 from benchmarks.rows import read, write
 from edp_fx.cost import measure
-from edp_fx.coverage.oracle import random_keep, zero_members
 from edp_fx.errors import EdpError
 from edp_fx.inputs import randomize_
 from edp_fx.models import load_model
+from edp_fx.validation.masking import random_keep, zero_members
 
 MODELS = (
     "resnet18",

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 import edp_fx
 from benchmarks import rows
-from edp_fx.coverage.oracle import random_keep, zero_members
 from edp_fx.inputs import randomize_
 from edp_fx.models import load_model
+from edp_fx.validation.masking import random_keep, zero_members
 
 MODELS = "resnet18,resnet50,densenet121,mobilenetv2_100,efficientnet_b0,regnetx_002,vgg11_bn,res2net50_26w_4s"
 DEATHS = {"all": ("producer", "consumer", "affine", "other"), "weights": ("producer",)}

@@ -25,10 +25,10 @@ from torch import fx, nn
 
 import edp_fx
 from benchmarks.rows import write
-from edp_fx.coverage import oracle
 from edp_fx.inputs import randomize_
 from edp_fx.latency.runtimes import cpu_name
 from edp_fx.lowering.latency import onnx_latency
+from edp_fx.validation import masking
 
 NETWORKS = ("resnet18", "resnet50")
 RECIPES = ("both", "both+align", "channels", "channels+align", "ranks", "ranks+align")
@@ -110,8 +110,8 @@ def pass_row(name: str, limit: float, options: argparse.Namespace) -> dict[str, 
     before = edp_fx.measure(model, x).macs
     gm = edp_fx.insert(edp_fx.trace(model, x), start="identity").eval()
     graph = edp_fx.analyze(gm, x)
-    keep = oracle.random_keep(graph, options.seed, exact_only=True)
-    oracle.zero_members(gm, graph, keep, ("producer", "consumer", "affine", "other"))
+    keep = masking.random_keep(graph, options.seed, exact_only=True)
+    masking.zero_members(gm, graph, keep, ("producer", "consumer", "affine", "other"))
     seconds = []
     for _ in range(3):
         started = time.perf_counter()

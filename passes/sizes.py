@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves
+from torch import fx
 
 from edp_fx.channels import ChannelGraph
 from edp_fx.errors import PassError
@@ -24,6 +23,7 @@ from edp_fx.frontend.normal_form import remove_dead_code
 from edp_fx.frontend.running import GraphRunner, submodule
 from edp_fx.frontend.shapes import ShapeMode, shapes_only
 from edp_fx.inputs import eval_mode
+from edp_fx.leaves import tensors_of
 
 Masks = dict[int, np.ndarray]
 ARITHMETIC = {
@@ -67,7 +67,7 @@ class _Repairer(GraphRunner):
             raise PassError(
                 f"prune: the sizes at node {node.name!r} ({node.target}) cannot follow the pruned channels: {first}"
             ) from error
-        got = [tuple(leaf.shape) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        got = [tuple(leaf.shape) for leaf in tensors_of(result)]
         want = self.predicted(node)
         if got != want:
             raise PassError(

@@ -15,13 +15,13 @@ from edp_fx.channels import ChannelGraph, analyze
 from edp_fx.channels.kernels import find_kernels
 from edp_fx.channels.residuals import find_branches
 from edp_fx.cost import CostModel, measure
-from edp_fx.coverage import oracle
 from edp_fx.errors import AnalysisError, BudgetError
 from edp_fx.inputs import randomize_
 from edp_fx.passes.branches import DropBranches
 from edp_fx.passes.prune import Prune
 from edp_fx.passes.separate import SeparateConvs
 from edp_fx.prune_merge import prune_and_merge
+from edp_fx.validation import masking
 
 
 def pairs_of(name: str, size: int, **options) -> tuple[torch.fx.GraphModule, Tensor]:
@@ -33,8 +33,8 @@ def pairs_of(name: str, size: int, **options) -> tuple[torch.fx.GraphModule, Ten
 
 def zeroed(gm: torch.fx.GraphModule, x: Tensor, seed: int = 0) -> dict[int, np.ndarray]:
     graph = analyze(gm, x)
-    keep = oracle.random_keep(graph, seed, exact_only=True)
-    oracle.zero_members(gm, graph, keep, ("producer", "consumer", "affine", "other"))
+    keep = masking.random_keep(graph, seed, exact_only=True)
+    masking.zero_members(gm, graph, keep, ("producer", "consumer", "affine", "other"))
     return keep
 
 
@@ -177,8 +177,8 @@ def test_each_group_alone_goes_where_sizes_come_from_other_channels() -> None:
     assert len(graph.prunable) == 2
     for group in graph.prunable:
         keep = {group.id: np.arange(group.size) % 2 == 0}
-        masked = oracle.masked_run(gm, graph, keep, (other,))
-        assert oracle.difference(masked, oracle.pruned_run(gm, graph, keep, (other,))) < 1e-9, group.name
+        masked = masking.masked_run(gm, graph, keep, (other,))
+        assert masking.difference(masked, masking.pruned_run(gm, graph, keep, (other,))) < 1e-9, group.name
 
 
 class Thirds(nn.Module):
@@ -200,8 +200,8 @@ def test_slices_by_a_length_that_shrinks_unevenly() -> None:
     gm, graph, other = in_double(Thirds())
     keep = {group.id: np.arange(group.size) < 5 for group in graph.prunable}  # of v only: a third of 21 is not 8
     assert len(keep) == 1
-    masked = oracle.masked_run(gm, graph, keep, (other,))
-    assert oracle.difference(masked, oracle.pruned_run(gm, graph, keep, (other,))) < 1e-9
+    masked = masking.masked_run(gm, graph, keep, (other,))
+    assert masking.difference(masked, masking.pruned_run(gm, graph, keep, (other,))) < 1e-9
 
 
 def test_folded_batch_norm() -> None:
@@ -220,10 +220,10 @@ def test_heads_whole_and_both_are_sound() -> None:
     for heads in ("whole", "both"):
         graph = analyze(gm, x, heads=heads)
         assert any(group.kind == "head" for group in graph.prunable)
-        keep = oracle.random_keep(graph, 0)
-        masked, pruned = oracle.masked_run(gm, graph, keep, (x,)), oracle.pruned_run(gm, graph, keep, (x,))
-        assert oracle.difference(masked, pruned) < 1e-9
-        assert oracle.difference(oracle.plain_run(gm, (x,)), masked) > 0.1
+        keep = masking.random_keep(graph, 0)
+        masked, pruned = masking.masked_run(gm, graph, keep, (x,)), masking.pruned_run(gm, graph, keep, (x,))
+        assert masking.difference(masked, pruned) < 1e-9
+        assert masking.difference(masking.plain_run(gm, (x,)), masked) > 0.1
 
 
 def test_cost_model_counts_what_is_there() -> None:
@@ -239,7 +239,7 @@ def test_cost_model_counts_what_is_there() -> None:
     graph = analyze(gm, x)
     for metric, dense in (("macs", measured.macs), ("params", measured.params)):
         assert CostModel(gm, graph, metric).dense == pytest.approx(dense)
-    keep = oracle.random_keep(graph, 3)
+    keep = masking.random_keep(graph, 3)
     predicted = CostModel(gm, graph).total(keep)
     small = Prune(graph, keep)(copy.deepcopy(gm)).graph_module
     from edp_fx.passes.merge import MergePairs
@@ -271,7 +271,7 @@ def test_what_layers_put_out_counts_by_number_and_by_position() -> None:
     cost = CostModel(gm, graph, kernels=kernels, branches=branches, traffic=3.0, position=50.0)
     numbers, positions = _put_out(copy.deepcopy(gm), x)
     assert cost.dense == pytest.approx(measure(gm, x).macs + 3 * numbers + 50 * positions)
-    keep = oracle.random_keep(graph, 3)
+    keep = masking.random_keep(graph, 3)
     separated = [one for one in kernels if not set(one.nodes) & set(branches[0].nodes)][:3]
     assert separated
     small = DropBranches(branches[:1])(Prune(graph, keep)(copy.deepcopy(gm)).graph_module).graph_module

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from edp_fx.channels.atoms import Grid, Ledger, Where
 from edp_fx.channels.labels import Factor, Labels, drop_trivial, repeats_along, tensors, vector
@@ -23,6 +23,7 @@ from edp_fx.frontend.running import GraphRunner
 from edp_fx.frontend.shapes import call_key, empty_again
 from edp_fx.frontend.shortcuts import META, OPERATIONS, like, pointwise_form
 from edp_fx.inputs import eval_mode
+from edp_fx.leaves import tensors_of
 
 
 class Sweep(TorchDispatchMode):
@@ -208,10 +209,7 @@ class _Runner(GraphRunner):
             ) from error
         if isinstance(result, (int, float)):
             self.sweep.scalars[node.name] = result
-        leaves = (result,) if isinstance(result, Tensor) else tree_leaves(result)
-        self.sweep.outputs[node.name] = [
-            (tuple(leaf.shape), self.sweep.labels(leaf)) for leaf in leaves if isinstance(leaf, Tensor)
-        ]
+        self.sweep.outputs[node.name] = [(tuple(leaf.shape), self.sweep.labels(leaf)) for leaf in tensors_of(result)]
         return result
 
 
@@ -271,9 +269,8 @@ def run_sweep(gm: fx.GraphModule, example_inputs: tuple[Any, ...], heads: str) -
         with torch.no_grad(), sweep:
             result = _Runner(gm, sweep).run(*inputs)
         sweep.where = Where("output", "output")
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                for factor in sweep.labels(leaf):
-                    sweep.freeze(factor, "an output of the model")
+        for leaf in tensors_of(result):
+            for factor in sweep.labels(leaf):
+                sweep.freeze(factor, "an output of the model")
     sweep.forget_tensors()
     return sweep

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from edp_fx.compressor.elements import Keep
 from edp_fx.inputs import normalize
+from edp_fx.leaves import tensors_of
 from edp_fx.passes.branches import DropBranches
 from edp_fx.passes.crop import CropKernels
 from edp_fx.passes.fuse import FusePairs, UnfusePairs
@@ -121,7 +121,7 @@ def outputs(model: nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
             result = model(*normalize(inputs, model))
     finally:
         modes.restore(model)
-    return [leaf.detach().float() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+    return [leaf.detach().float() for leaf in tensors_of(result)]
 
 
 def relative_difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from edp_fx.channels.sweep import take_weights_away, without_data
 from edp_fx.inputs import eval_mode, normalize
+from edp_fx.leaves import tensors_of
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class _ActivationMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and not func._schema.is_mutable:
+        for leaf in tensors_of(result):
+            if not func._schema.is_mutable:
                 storage = leaf.untyped_storage()
                 key = storage._cdata
                 if key not in self._known and not _is_view_of(leaf, args):
@@ -102,4 +102,4 @@ class _ActivationMemory(TorchDispatchMode):
 
 def _is_view_of(tensor: Tensor, args: Any) -> bool:
     key = tensor.untyped_storage()._cdata
-    return any(isinstance(x, Tensor) and x.untyped_storage()._cdata == key for x in tree_leaves(args))
+    return any(x.untyped_storage()._cdata == key for x in tensors_of(args))

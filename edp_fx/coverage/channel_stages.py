@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
 
 from edp_fx.channels import analyze
 from edp_fx.cost import measure
-from edp_fx.coverage import oracle
-from edp_fx.coverage.compare import difference, last_bit, run
 from edp_fx.coverage.failure import Figures, StageFailed
 from edp_fx.coverage.subject import Subject
 from edp_fx.errors import EdpError
 from edp_fx.frontend import propagate
+from edp_fx.leaves import tensors_of
 from edp_fx.prune_merge import prune_and_merge
+from edp_fx.validation import masking
+from edp_fx.validation.compare import difference, last_bit, run
 
 SOUND = 1e-9
 SHARES = (0.9, 0.5, 0.75)  # kept at random; with half of everything gone little of the input reaches a deep output
@@ -48,27 +48,27 @@ def sound_stage(subject: Subject) -> Figures:
     doubled = calibrate(_to(copy.deepcopy(_graph(subject)), torch.float64), _cast(subject.inputs, torch.float64))
     graph = analyze(doubled, _cast(subject.inputs, torch.float64))
     inputs = _cast(subject.other, torch.float64)
-    plain = oracle.plain_run(doubled, inputs)
+    plain = masking.plain_run(doubled, inputs)
     figures: Figures = {"max_diff": 0.0, "control": None, "fault": None}
     tolerance = SOUND
     if _computes_in_single(doubled, inputs):  # the model's own casts: no float64 result can be had
         figures["float32_inside"], tolerance = True, SOUND_SINGLE
     for seed, share in enumerate(SHARES):
-        keep = oracle.random_keep(graph, seed, share, exact_only=seed == 2, groups=0.3 if seed == 1 else 1.0)
+        keep = masking.random_keep(graph, seed, share, exact_only=seed == 2, groups=0.3 if seed == 1 else 1.0)
         if not keep:
             continue
         gc.collect()  # copies of graph modules are cyclic, and of the largest networks no three fit into memory
-        masked = oracle.masked_run(doubled, graph, keep, inputs)
+        masked = masking.masked_run(doubled, graph, keep, inputs)
         gc.collect()
-        pruned = oracle.pruned_run(doubled, graph, keep, inputs)
-        found = oracle.difference(masked, pruned)
+        pruned = masking.pruned_run(doubled, graph, keep, inputs)
+        found = masking.difference(masked, pruned)
         figures["max_diff"] = max(figures["max_diff"], found)
         if found > tolerance:  # a network that blows up rounding can be compared no better than with itself
-            noise = oracle.difference(masked, oracle.masked_run(doubled, graph, keep, last_bit(inputs)))
+            noise = masking.difference(masked, masking.masked_run(doubled, graph, keep, last_bit(inputs)))
             figures["noise"], tolerance = noise, max(tolerance, 10 * noise)
         if seed == 0:
-            figures["control"] = oracle.difference(plain, masked)
-            figures["fault"] = oracle.difference(masked, oracle.faulty_run(doubled, graph, keep, inputs))
+            figures["control"] = masking.difference(plain, masked)
+            figures["fault"] = masking.difference(masked, masking.faulty_run(doubled, graph, keep, inputs))
     if not figures["max_diff"] <= tolerance:
         raise StageFailed(f"pruning differs from masked execution by {figures['max_diff']:.1e} σ", figures)
     if figures["control"] is not None and not figures["control"] > 0.1:
@@ -89,8 +89,8 @@ def prune_merge_stage(subject: Subject) -> Figures:
         raise EdpError("there is no network with pairs: the insert stage failed")
     zeroed, subject.inserted = calibrate(subject.inserted, subject.inputs).eval(), None
     graph = analyze(zeroed, subject.inputs)
-    keep = oracle.random_keep(graph, 0, exact_only=True)
-    oracle.zero_members(zeroed, graph, keep, ("producer", "consumer", "affine", "other"))
+    keep = masking.random_keep(graph, 0, exact_only=True)
+    masking.zero_members(zeroed, graph, keep, ("producer", "consumer", "affine", "other"))
     began = time.perf_counter()
     small = prune_and_merge(zeroed, subject.inputs)
     figures: Figures = {"prune_merge_seconds": round(time.perf_counter() - began, 3)}
@@ -162,8 +162,8 @@ def _computes_in_single(gm: fx.GraphModule, inputs: tuple[Tensor, ...], dtype: t
     if dtype is not None:
         gm, inputs = _to(copy.deepcopy(gm), dtype), _cast(inputs, dtype)
     propagate(gm, inputs)
-    values = [leaf for node in gm.graph.nodes for leaf in tree_leaves(node.meta.get("val"))]
-    return any(isinstance(value, Tensor) and value.dtype is torch.float32 for value in values)
+    values = [leaf for node in gm.graph.nodes for leaf in tensors_of(node.meta.get("val"))]
+    return any(value.dtype is torch.float32 for value in values)
 
 
 def _to(model: nn.Module, dtype: torch.dtype) -> Any:

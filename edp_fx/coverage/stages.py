@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from edp_fx.coverage import channel_stages
-from edp_fx.coverage.compare import Run, difference, is_finite, last_bit, relative, run
 from edp_fx.coverage.failure import Figures, StageFailed
 from edp_fx.coverage.subject import Subject
 from edp_fx.errors import EdpError
 from edp_fx.frontend import trace
 from edp_fx.frontend.effective import Site, find_sites
 from edp_fx.inputs import COMPUTE_LAYERS
+from edp_fx.leaves import tensors_of
 from edp_fx.pairs import Pair
 from edp_fx.passes.insert import insert
+from edp_fx.validation.compare import Run, difference, is_finite, last_bit, relative, run
 
 TOLERANCE = 1e-5  # relative, float32
 _DOUBLE_TOLERANCE = 1e-8  # relative, float64
@@ -51,7 +52,7 @@ def train_step_stage(subject: Subject) -> Figures:
     graph = copy.deepcopy(_graph(subject)).train()
     optimizer = torch.optim.SGD(graph.parameters(), lr=1e-3)
     torch.manual_seed(0)
-    outputs = [t for t in torch.utils._pytree.tree_leaves(graph(*subject.other)) if isinstance(t, Tensor)]
+    outputs = tensors_of(graph(*subject.other))
     loss = sum((t.float() ** 2).mean() for t in outputs)
     assert isinstance(loss, Tensor)
     loss.backward()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
+from torch import fx, nn
 
 from edp_fx.frontend.normal_form import is_impure
 from edp_fx.frontend.running import submodule
+from edp_fx.leaves import tensors_of
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 
@@ -52,8 +52,7 @@ class Aliases:
 
     def _memory_of(self, gm: fx.GraphModule, node: fx.Node) -> set[object]:
         if "val" in node.meta:
-            values = pytree.tree_leaves(node.meta["val"])
-            return {value.untyped_storage()._cdata for value in values if isinstance(value, Tensor)}
+            return {value.untyped_storage()._cdata for value in tensors_of(node.meta["val"])}
         new = node.op in ("placeholder", "get_attr") or (
             node.op == "call_module" and any(True for _ in submodule(gm, str(node.target)).parameters())
         )

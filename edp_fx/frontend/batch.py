@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
 from edp_fx.frontend.shapes import shapes_only
 from edp_fx.frontend.tracer import ModuleTracer
 from edp_fx.inputs import eval_mode
+from edp_fx.leaves import tensors_of
 
 
 def _shapes(value: Any) -> list[torch.Size]:
-    return [t.shape for t in tree_leaves(value) if isinstance(t, Tensor)]
+    return [t.shape for t in tensors_of(value)]
 
 
 def fixes_batch_size(model: nn.Module, inputs: tuple[Tensor, ...], tracer: ModuleTracer, graph: fx.Graph) -> bool:

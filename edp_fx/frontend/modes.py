@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from edp_fx.errors import TraceError
 from edp_fx.frontend.layers import AttentionDropout
 from edp_fx.frontend.tracer import ModuleTracer
+from edp_fx.leaves import tensors_of
 
 
 def _keys(graph: fx.Graph, tracer: ModuleTracer) -> list[Any]:
@@ -81,10 +82,8 @@ def _equal_in_eval(model: nn.Module, inputs: tuple[Tensor, ...], tracer: ModuleT
         return False
     gm = assemble(model, graph, tracer.extra_modules, tracer.constant_values)
     with eval_mode(model), eval_mode(gm), torch.no_grad():
-        want = torch.utils._pytree.tree_leaves(model(*inputs))
-        got = torch.utils._pytree.tree_leaves(gm(*inputs))
+        want = tensors_of(model(*inputs))
+        got = tensors_of(gm(*inputs))
     return len(want) == len(got) and all(
-        a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
-        for a, b in zip(want, got)
-        if isinstance(a, Tensor)
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(want, got)
     )

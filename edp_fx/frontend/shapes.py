@@ -9,9 +9,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
-from torch.utils._pytree import tree_map_only
 
 from edp_fx.frontend.shortcuts import FUNCTIONS, META
+from edp_fx.leaves import map_tensors
 
 # Functions that make tensors from nothing. torch remembers them, and the functions that can be overridden, when first
 # asked; that must not happen while the tracer has some of them wrapped.
@@ -69,7 +69,7 @@ class ShapeMode(TorchFunctionMode):
         """``value`` as kept in node metadata: fake tensors that know their device."""
         if isinstance(value, Tensor):
             return FakeTensor(self._fakes, self.meta(value), self.device)
-        return tree_map_only(Tensor, self.fake, value)
+        return map_tensors(self.fake, value)
 
     def lower(self, value: Any) -> Any:
         """``value`` with its tensors and devices on the meta device."""

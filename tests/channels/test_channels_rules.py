@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edp_fx.channels import analyze
-from edp_fx.coverage.oracle import difference, masked_run, pruned_run, random_keep
 from edp_fx.frontend import trace
+from edp_fx.validation.masking import difference, masked_run, pruned_run, random_keep
 
 OPS: dict[str, Callable[[Tensor], Tensor]] = {
     "permute": lambda x: x.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2).unflatten(2, (4, 4)),
@@ -102,7 +102,7 @@ def test_every_rule_leaves_something_to_prune() -> None:
 
 
 def test_every_planted_fault_is_caught() -> None:
-    from edp_fx.coverage.oracle import faulty_run
+    from edp_fx.validation.masking import faulty_run
 
     torch.manual_seed(0)
     model = Around(OPS["heads"], 8).double().eval()

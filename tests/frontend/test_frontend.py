@@ -14,11 +14,11 @@ import torchvision
 from torch import Tensor, fx, nn
 
 from edp_fx import trace
-from edp_fx.coverage.compare import difference, run
 from edp_fx.errors import ModelError, PassError, TraceError
 from edp_fx.frontend import propagate
 from edp_fx.frontend.running import GraphRunner
 from edp_fx.inputs import randomize_
+from edp_fx.validation.compare import difference, run
 
 MODELS = [
     ("resnet18", {}),

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from edp_fx import insert, trace
-from edp_fx.coverage.compare import difference, run
 from edp_fx.errors import PassError
 from edp_fx.frontend import propagate
 from edp_fx.inputs import randomize_
 from edp_fx.pairs import Pair
 from edp_fx.passes.fuse import FusePairs, UnfusePairs
 from edp_fx.split import identity_split, spectral_split
+from edp_fx.validation.compare import difference, run
 
 
 def inserted(model: nn.Module, x: Tensor, **options: object) -> tuple[nn.Module, object]:

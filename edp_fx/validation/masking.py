@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from edp_fx.channels import ChannelGraph
+from edp_fx.leaves import tensors_of
 from edp_fx.passes.prune import prune
 
 aten = torch.ops.aten
@@ -102,7 +102,7 @@ class Masked(TorchDispatchMode):
             if packet in (aten.bmm, aten.mm):
                 return func(picked, args[1].index_select(-2, index))
             out = func(picked, *args[1:], **kwargs)
-            first = tree_leaves(out)[0]
+            first = tensors_of(out)[0]
             if first.shape != picked.shape:
                 return out
             return scatter(x, out, axis, index) if out is first else (scatter(x, first, axis, index), *out[1:])
@@ -137,7 +137,7 @@ def masked_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarr
     zero_members(zeroed, graph, keep, ("producer", "consumer", "affine", "other"))
     mode = Masked(graph, keep)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:
-        return tree_leaves(_Runner(zeroed, mode).run(*inputs))
+        return tensors_of(_Runner(zeroed, mode).run(*inputs))
 
 
 def pruned_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], inputs: Inputs) -> list[Tensor]:
@@ -170,7 +170,7 @@ def faulty_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarr
 def plain_run(gm: fx.GraphModule, inputs: Inputs) -> list[Tensor]:
     """The output in eval mode."""
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        return [leaf for leaf in tree_leaves(gm.eval()(*inputs)) if isinstance(leaf, Tensor)]
+        return tensors_of(gm.eval()(*inputs))
 
 
 def difference(a: list[Tensor], b: list[Tensor]) -> float:

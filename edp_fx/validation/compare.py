@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+
+from edp_fx.leaves import tensors_of
 
 
 @dataclass
@@ -41,7 +42,7 @@ def run(model: nn.Module, inputs: tuple[Tensor, ...], *, train: bool, seed: int 
         model.train(train)
         with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(train):
             torch.manual_seed(seed)
-            outputs = [t for t in tree_leaves(model(*leaves)) if isinstance(t, Tensor) and t.is_floating_point()]
+            outputs = [t for t in tensors_of(model(*leaves)) if t.is_floating_point()]
             gradients: list[Tensor] = []
             if train:
                 torch.manual_seed(seed + 1)
