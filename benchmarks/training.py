@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import edp_fx
-from edp_fx.compressor import Budget, Compressor, Schedule
+from edp_fx.compressor import Budget, Compressor
 from edp_fx.train import Recipe, Trainer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
@@ -50,9 +50,15 @@ class Variant:
         self.compressor: Compressor | None = None
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
         if compress:  # every step accumulates; nothing is decided while it is timed
-            schedule = Schedule(10**6, warmup=0.5, end=0.9)
             self.compressor = Compressor(
-                model, inputs, budget=Budget(macs=0.3), optimizer=self.optimizer, schedule=schedule
+                model,
+                inputs,
+                budget=Budget(macs=0.3),
+                optimizer=self.optimizer,
+                total_steps=10**6,
+                kinds=("rank", "channel"),
+                start=0.5,
+                end=0.9,
             )
         self.saved = 0
 

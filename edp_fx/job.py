@@ -14,7 +14,8 @@ import torch
 from torch import fx, nn
 
 from edp_fx.compressor.budget import Budget
-from edp_fx.compressor.kinds import DEFAULT_KINDS, check_kinds, check_without_training
+from edp_fx.compressor.kinds import check_kinds, check_without_training
+from edp_fx.compressor.method import POLICIES, Method
 from edp_fx.errors import BudgetError, EdpError
 from edp_fx.files import write_json
 from edp_fx.train.recipe import Recipe
@@ -71,7 +72,7 @@ class Job:
     importance: str = "taylor"
     floor: float = 0.15
     allow_inexact: bool = False
-    kinds: tuple[str, ...] = DEFAULT_KINDS
+    kinds: tuple[str, ...] = ("rank", "channel")
     align: int = 1
     runtime: str = "onnxruntime"
     teacher: str | None = None
@@ -87,7 +88,6 @@ class Job:
         Raises:
             EdpError: says which option is wrong and what to do.
         """
-        from edp_fx.compressor.compressor import POLICIES
         from edp_fx.compressor.importance import make_importance
         from edp_fx.data import check_spec
         from edp_fx.lowering.choice import choose_target
@@ -99,7 +99,8 @@ class Job:
             raise BudgetError(f"--policy {self.policy}: unknown; take one of {', '.join(POLICIES)}")
         if self.policy == "budget" and self.budget is None:
             raise BudgetError("give a budget: --macs, --params or --latency, a share in (0, 1]")
-        check_kinds(self.kinds, self.budget, self.policy, make_importance(self.importance))
+        method = Method(self.budget, policy=self.policy, importance=self.importance)
+        check_kinds(self.kinds, method, make_importance(self.importance))
         if self.recipe.epochs == 0:
             check_without_training(self.kinds)
         check_spec(self.data)

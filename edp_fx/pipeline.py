@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from edp_fx.compressor import DEFAULT_KINDS, Budget, Compressor, Importance, Strength
+from edp_fx.compressor import Budget, Compressor, Importance
 from edp_fx.compressor.kinds import check_without_training
 from edp_fx.errors import BudgetError, TrainingError
 from edp_fx.frontend import trace
@@ -36,7 +36,7 @@ def compress(
     strength: float = 1e-3,
     floor: float = 0.15,
     allow_inexact: bool = False,
-    kinds: Sequence[str] = DEFAULT_KINDS,
+    kinds: Sequence[str] = ("rank", "channel"),
     align: int = 1,
     latency_table: LatencyTable | None = None,
     insert_options: dict[str, Any] | None = None,
@@ -116,8 +116,7 @@ def compress(
             optimizer=optimizer,
             total_steps=total_steps,
             policy=policy,
-            importance=importance,
-            strength=Strength(strength, strength),
+            **({"importance": importance} if policy == "budget" else {"strength": strength}),
             floor=floor,
             allow_inexact=allow_inexact,
             kinds=kinds,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import edp_fx
-from edp_fx.compressor import Schedule
+from edp_fx.compressor import Method, Schedule
 from edp_fx.data import ArrayDataset, make_loader
 from edp_fx.data.idx import read_fashion_mnist
 from edp_fx.train import Recipe
@@ -132,7 +132,7 @@ class Trial:
     @property
     def schedule(self) -> Schedule:
         """When whoever removes step by step decides; what a decision removed is gone before the one after the next."""
-        return Schedule(self.steps, *REMOVING, shrinks=Schedule.decisions)
+        return Method(start=REMOVING[0], end=REMOVING[1]).schedule(self.steps)
 
     @property
     def align(self) -> int:

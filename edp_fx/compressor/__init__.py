@@ -5,14 +5,12 @@ from __future__ import annotations
 from edp_fx.compressor.budget import Budget
 from edp_fx.compressor.compressor import Compressor
 from edp_fx.compressor.importance import Importance
-from edp_fx.compressor.kinds import DEFAULT_KINDS, KINDS
+from edp_fx.compressor.kinds import KINDS
 from edp_fx.compressor.method import PRESETS, Method
 from edp_fx.compressor.optimizer import parameter_groups
-from edp_fx.compressor.proximal import Strength
 from edp_fx.compressor.schedule import Schedule
 
 __all__ = [
-    "DEFAULT_KINDS",
     "KINDS",
     "PRESETS",
     "Budget",
@@ -20,6 +18,5 @@ __all__ = [
     "Importance",
     "Method",
     "Schedule",
-    "Strength",
     "parameter_groups",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,17 @@ import torch
 from torch import fx
 from torch.optim import Optimizer
 
-from edp_fx.compressor.budget import Budget, check_reachable
-from edp_fx.compressor.elements import WHOLE, Elements, Keep
+from edp_fx.compressor.budget import check_reachable
+from edp_fx.compressor.elements import Elements, Keep
 from edp_fx.compressor.factors import coefficient_gains
 from edp_fx.compressor.fading import NEVER, Fading
-from edp_fx.compressor.importance import Context, Importance, agreed, make_importance
-from edp_fx.compressor.kinds import DEFAULT_KINDS, check_kinds
+from edp_fx.compressor.importance import Context, agreed, make_importance
+from edp_fx.compressor.kinds import offer_kinds
+from edp_fx.compressor.method import Method
 from edp_fx.compressor.optimizer import carry_state, without_decay
-from edp_fx.compressor.proximal import Proximal, Strength, balance
+from edp_fx.compressor.proximal import Proximal, balance
 from edp_fx.compressor.record import changes, layer_shapes, refusals
 from edp_fx.compressor.resuming import belongs_to_the_network, check_elements, check_state
-from edp_fx.compressor.schedule import Schedule
 from edp_fx.compressor.selection import Selector
 from edp_fx.compressor.structure import KeptIndices, Modes, explicit, fuse, outputs, relative_difference, reshape
 from edp_fx.compressor.survey import Survey, Wanted
@@ -34,7 +35,6 @@ from edp_fx.latency import LatencyTable
 from edp_fx.pairs import Pair
 from edp_fx.passes.merge import Chooser
 
-POLICIES = ("budget", "lambda")
 BALANCE_EVERY = 100
 
 
@@ -45,24 +45,18 @@ class Compressor:
     is changed in place, so the loop goes on using it.
 
     Args:
-        gm: a traced network with pairs inserted (:func:`edp_fx.insert`).
+        gm: a traced network; with pairs inserted (:func:`edp_fx.insert`) where ranks may go.
         example_inputs: a tensor or tuple of tensors the network takes.
-        budget: what the result may cost; needed by the policy ``budget``.
+        method: how to compress: a :class:`~edp_fx.Method`, the name of a preset, or None for the default one.
         optimizer: any torch optimiser over ``gm``'s parameters; its state follows the weights.
         total_steps: optimiser steps of the whole run. 0: all is decided in :meth:`finish`.
-        policy: ``budget`` hits the budget on a cubic schedule; ``lambda`` applies fixed strengths and removes
-            what became zero.
-        importance: ``taylor``, ``norm``, ``singular`` or an :class:`~edp_fx.compressor.importance.Importance`.
-        schedule: when to decide; the default one of ``total_steps`` where None.
-        floor: share of every group that stays in any case; lowered as far as the budget needs.
-        kinds: of :data:`~edp_fx.compressor.KINDS`, what may go: ranks of pairs, channels, whole heads, kernels (a
-            convolution becomes a depthwise and a pointwise one), residual branches as a whole and the outermost taps of
-            kernels; the last three only to a budget of MACs, by the importance ``taylor``, in training.
-        allow_inexact: also prune groups whose removal changes the function otherwise.
-        strength: λ of the policy ``lambda``.
-        align: keep a multiple of so many channels and ranks in every group of more (or the whole group), within the
-            budget.
         latency_table: measures layers for a budget of latency; ``LatencyTable()`` where None.
+        changes: fields of the method to change, ``budget=Budget(macs=0.4)`` or ``macs=0.4`` for instance.
+
+    Attributes:
+        method: as it is carried out; its ``kinds`` are those that may go.
+        refused: what was left alone, each with its ``node`` and ``reason``.
+        events: every decision and removal.
 
     Raises:
         BudgetError: the budget cannot be reached (says the least that can), or an option is wrong.
@@ -73,40 +67,26 @@ class Compressor:
         self,
         gm: fx.GraphModule,
         example_inputs: Any,
+        method: Method | str | None = None,
         *,
-        budget: Budget | None = None,
         optimizer: Optimizer | None = None,
         total_steps: int = 0,
-        policy: str = "budget",
-        importance: str | Importance = "taylor",
-        schedule: Schedule | None = None,
-        floor: float = 0.15,
-        kinds: Sequence[str] = DEFAULT_KINDS,
-        allow_inexact: bool = False,
-        strength: Strength | None = None,
-        align: int = 1,
         latency_table: LatencyTable | None = None,
+        **changes: Any,
     ) -> None:
-        if policy not in POLICIES:
-            raise BudgetError(f"policy {policy!r}: unknown; take one of {', '.join(POLICIES)}")
-        if policy == "budget" and budget is None:
+        method = Method.of(method, **changes)
+        if method.policy == "budget" and method.budget is None:
             raise BudgetError("the policy 'budget' needs a budget, for example Budget(macs=0.4)")
-        if align < 1 or (align > 1 and policy != "budget"):
-            raise BudgetError(f"align={align}: give a number of channels from 1 on, with the policy 'budget'")
         self.gm = gm
         self.example_inputs = normalize(example_inputs)
-        self.budget = budget
-        self.policy = policy
+        self.budget = method.budget
+        self.policy = method.policy
         self.optimizer = optimizer
-        self.importance = make_importance(importance)
-        check_kinds(kinds, budget, policy, self.importance)
-        self.schedule = schedule or Schedule(total_steps)
-        self.kinds = tuple(kinds)
-        self.strength = strength or Strength()
-        # without a step no gradient weighs them
-        offered = tuple(kind for kind in kinds if kind not in WHOLE or self.schedule.total)
-        trained = policy == "budget" and self.importance.gradients and self.schedule.total > 0
-        self._wanted = Wanted(self.metric, offered, allow_inexact, align, latency_table, trained)
+        self.importance = make_importance(method.importance)
+        self.schedule = method.schedule(total_steps, gpu=any(one.is_cuda for one in gm.parameters()))
+        offer = offer_kinds(method, self.importance, total_steps)
+        trained = self.policy == "budget" and self.importance.gradients and total_steps > 0
+        self._wanted = Wanted(self.metric, offer.kinds, method.allow_inexact, method.align, latency_table, trained)
         self.count = 0
         self.events: list[dict[str, Any]] = []
         self.max_rel_diff = 0.0
@@ -116,16 +96,18 @@ class Compressor:
         self._finished = False
 
         self._form = explicit(self.gm)
-        self.survey = Survey(self.gm, self.example_inputs, self._wanted)
-        self.refused = refusals(self.gm, self.survey, self.kinds, allow_inexact)
+        self.dense, self.target = 0.0, 0.0
+        self._look(method.floor)
+        if self.budget is not None:
+            if self._selector().least() > self.target and offer.in_need and self._has_pairs:
+                offer = offer.extended()
+                self._wanted = replace(self._wanted, kinds=offer.kinds)
+                self._look(method.floor)
+            check_reachable(self.budget, self.dense, self._selector().least())
+        self.method = method.changed(kinds=offer.kinds)
+        self.refused = [*refusals(self.gm, self.survey, offer.kinds, method.allow_inexact), *offer.left_out]
         self._shapes = layer_shapes(self.gm)
         self.fading = Fading(self.elements, self.schedule)
-        self.floors = self.survey.floors(np.ceil(floor * self.elements.sizes))
-        self._sizes = self.elements.sizes.astype(float)
-        self.dense = float(self.survey.cost.dense)
-        self.target = budget.target(self.dense) if budget else 0.0
-        if budget is not None:
-            self._check_floors(budget)
         self._now = float(self.survey.cost.total({}))
         fuse(self.gm)
         self._bind()
@@ -137,16 +119,26 @@ class Compressor:
 
     def _bind(self) -> None:
         self._parameters = dict(self.gm.named_parameters())
-        self._proximal = Proximal(self.elements, self.strength) if self.policy == "lambda" else None
+        self._proximal = Proximal(self.elements, self.method.strength) if self.policy == "lambda" else None
 
-    def _check_floors(self, budget: Budget) -> None:
-        """Lower the floors where the budget needs it; refuse what even floors of one cannot reach."""
+    def _look(self, floor: float) -> None:
+        """Analyse the network as it came; floors are lowered where the budget needs it."""
+        self.survey = Survey(self.gm, self.example_inputs, self._wanted)
+        self.floors = self.survey.floors(np.ceil(floor * self.elements.sizes))
+        self._sizes = self.elements.sizes.astype(float)
+        self.dense = float(self.survey.cost.dense)
+        if self.budget is None:
+            return
+        self.target = self.budget.target(self.dense)
         while self._selector().least() > self.target:
             lower = self.survey.floors(self.floors // 2)
             if (lower == self.floors).all():
                 break
             self.floors = lower
-        check_reachable(budget, self.dense, self._selector().least())
+
+    @property
+    def _has_pairs(self) -> bool:
+        return any(isinstance(module, Pair) for module in self.gm.modules())
 
     @property
     def elements(self) -> Elements:
@@ -212,7 +204,7 @@ class Compressor:
             self._decide(final=self.count == self.schedule.last)
         if self.fading.apply(self._parameters, self.count):
             self._now = self._selector().total(self.fading.living(self.count))
-        if self.schedule.shrinks_at(self.count):
+        if self.schedule.removes_at(self.count):
             return self._shrink(final=self.policy == "budget" and self.count >= self.schedule.stop)
         return False
 
@@ -395,5 +387,4 @@ class Compressor:
 
     def _asked(self) -> str:
         """What a state must have been made for to be loaded here."""
-        kinds = ", ".join(self.kinds)
-        return f"{self.budget}, policy {self.policy}, {self.schedule}, {kinds}, align {self._wanted.align}"
+        return f"{self.method}, {self.schedule}"

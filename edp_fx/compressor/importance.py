@@ -49,6 +49,9 @@ class Importance:
     def __init__(self) -> None:
         self.total: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return type(self).__name__
+
     def accumulate(self, context: Context) -> None:
         """Called before every optimiser step, with this step's gradients in place."""
 

@@ -79,8 +79,6 @@ class Method(Settings):
         for name in wrong:
             if getattr(self, name) != self.field(name).default:
                 raise BudgetError(f"{name} does not apply: the policy {self.policy} {why}; leave {name} out")
-        if self.policy == "lambda" and self.align > 1:
-            raise BudgetError(f"align={self.align}: the policy lambda removes single elements; give align=1")
 
     @classmethod
     def preset(cls, name: str = "scratch", **changes: Any) -> Method:
@@ -93,6 +91,17 @@ class Method(Settings):
             hint = near(name, PRESETS) or f"; take one of {', '.join(PRESETS)}"
             raise BudgetError(f"method {name!r}: unknown{hint}")
         return PRESETS[name].changed(**changes)
+
+    @classmethod
+    def of(cls, method: Method | str | None, **changes: Any) -> Method:
+        """A method as the API is given it: one, the name of a preset or None for the default; some fields changed.
+
+        Raises:
+            BudgetError: unknown preset or field, or a value out of range.
+        """
+        if isinstance(method, Method):
+            return method.changed(**changes)
+        return cls.preset(**changes) if method is None else cls.preset(method, **changes)
 
     def changed(self, **changes: Any) -> Method:
         """The same method with some fields changed; see :meth:`preset`."""

@@ -1,6 +1,6 @@
 """The group-sparse penalty on the coefficient matrices as a proximal step, and what keeps its scale honest.
 
-R(C) = λ_r Σ_j ‖C[:,j]‖₂ + λ_c Σ_g ‖C_g‖₂: columns are ranks; rows are joined over every layer that a channel
+R(C) = λ (Σ_j ‖C[:,j]‖₂ + Σ_g ‖C_g‖₂): columns are ranks; rows are joined over every layer that a channel
 group couples, together with the scale and shift of the norms in it. The step after the optimiser's,
 C_g ← max(0, 1 - t/‖C_g‖) C_g with t = lr·λ·√(size of the group), reaches exact zeros.
 """
@@ -8,7 +8,6 @@ C_g ← max(0, 1 - t/‖C_g‖) C_g with t = lr·λ·√(size of the group), rea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +18,13 @@ from edp_fx.compressor.factors import factors
 from edp_fx.pairs import Pair
 
 
-@dataclass(frozen=True)
-class Strength:
-    """λ of the columns (ranks) and of the joined rows (channels)."""
-
-    rank: float = 1e-3
-    channel: float = 1e-3
-
-
 class Proximal:
-    """Soft-thresholding of all groups at once."""
+    """Soft-thresholding of all groups at once by the same λ, ``strength``."""
 
-    def __init__(self, elements: Elements, strength: Strength) -> None:
+    def __init__(self, elements: Elements, strength: float) -> None:
         self.elements = elements
+        self.strength = torch.tensor(strength)
         kinds = [group.kind for group in elements.groups]
-        per_group = torch.tensor([strength.rank if kind == "rank" else strength.channel for kind in kinds])
-        self.strength = torch.cat([per_group[torch.from_numpy(elements.group_of)], torch.zeros(1)])
         ranks = torch.tensor([kind == "rank" for kind in kinds])[torch.from_numpy(elements.group_of)]
         is_rank = torch.cat([ranks, torch.zeros(1, dtype=torch.bool)])
         self.sites = tuple(self._penalised(is_rank))
@@ -61,7 +51,7 @@ class Proximal:
             sizes = [(site, site.line(torch.ones_like(weight))) for site, weight in weights]
             self.size = self.elements.sums(sizes, device)
         norms = self.elements.sums([(site, site.line(weight.square())) for site, weight in weights], device).sqrt()
-        threshold = lr * self.strength.to(device) * self.size.sqrt()
+        threshold = lr * self.strength * self.size.sqrt()
         factor = (1 - threshold / norms.clamp_min(1e-12)).clamp_min(0.0)
         factor[-1] = 1.0
         for site in self.sites:

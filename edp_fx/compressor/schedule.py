@@ -20,14 +20,14 @@ class Schedule:
         warmup: share of the run before the first decision.
         end: share of the run after which the budget is met and the network is compact.
         decisions: how often the groups are ranked between the two.
-        shrinks: how often the dead are physically removed, the last time at the end.
+        removals: how often the dead are physically removed, the last time at the end.
     """
 
     total: int
-    warmup: float = 0.12
-    end: float = 0.5
-    decisions: int = 30
-    shrinks: int = 4
+    warmup: float
+    end: float
+    decisions: int
+    removals: int
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < self.end <= 1:
@@ -74,12 +74,12 @@ class Schedule:
         done = (step - self.start + 1) / (self.last - self.start + 1)
         return 1.0 - (1.0 - done) ** 3
 
-    def shrinks_at(self, step: int) -> bool:
+    def removes_at(self, step: int) -> bool:
         """Whether the dead are removed after ``step``."""
         if step == self.stop:
             return True
         span = self.stop - self.start
-        return any(step == self.start + round(span * k / self.shrinks) for k in range(1, self.shrinks))
+        return any(step == self.start + round(span * k / self.removals) for k in range(1, self.removals))
 
     def gate(self, age: int) -> float:
         """How much is left of an element ``age`` steps after it was doomed; exactly 0 from ``fade`` on."""

@@ -64,12 +64,16 @@ class Selector:
         return alive
 
     def within_floors(self, unwanted: Flags, alive: Flags) -> Flags:
-        """As many of ``unwanted`` [n] as leave every group of ``alive`` its floor."""
+        """As many of ``unwanted`` [n] as leave every group of ``alive`` its floor, in whole blocks."""
         elements, result = self.elements, unwanted.copy()
         for number, (start, stop) in enumerate(zip(elements.offsets[:-1], elements.offsets[1:])):
-            allowed = int(alive[start:stop].sum()) - int(self.floors[number])
+            present = int(alive[start:stop].sum())
             mine = start + np.flatnonzero(unwanted[start:stop])
-            result[mine[max(0, allowed) :]] = False
+            allowed = min(len(mine), max(0, present - int(self.floors[number])))
+            if allowed:
+                ends = np.append(0, block_ends(present, present, self.multiple(number)))
+                allowed = int(ends[ends <= allowed][-1])
+            result[mine[allowed:]] = False
         return result
 
     def choose(

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import edp_fx
-from edp_fx.compressor import Schedule
 from edp_fx.compressor.elements import Elements
 from edp_fx.compressor.removals import aligned_floors
 from edp_fx.compressor.selection import Selector
@@ -90,7 +89,7 @@ def test_counts_are_multiples_and_the_budget_is_met(name: str, share: float) -> 
     dense = edp_fx.measure(model, x).macs
     gm = edp_fx.insert(edp_fx.trace(model, x))
     before = sizes(gm, x)
-    compressor = edp_fx.Compressor(gm, x, budget=edp_fx.Budget(macs=share), importance="norm", align=8)
+    compressor = edp_fx.Compressor(gm, x, macs=share, kinds=("rank", "channel"), importance="norm", align=8)
     small = compressor.finish()
     assert check(before, small, x) > 1
     macs = edp_fx.measure(small, x).macs
@@ -112,8 +111,13 @@ def test_a_run_that_shrinks_on_the_way_ends_aligned_too() -> None:
         x,
         budget=edp_fx.Budget(macs=0.4),
         optimizer=optimizer,
+        kinds=("rank", "channel"),
         align=8,
-        schedule=Schedule(40, decisions=6, shrinks=3),
+        total_steps=40,
+        start=0.12,
+        end=0.5,
+        decisions=6,
+        removals=3,
     )
     for _ in range(40):
         optimizer.zero_grad()
@@ -190,6 +194,6 @@ def test_alignment_that_cannot_be_had_is_refused_in_one_line() -> None:
     gm = edp_fx.insert(edp_fx.trace(model, x))
     with pytest.raises(BudgetError, match="least that can"):
         edp_fx.Compressor(gm, x, budget=edp_fx.Budget(macs=0.02), align=16)
-    for options in ({"align": 0, "budget": edp_fx.Budget(macs=0.5)}, {"align": 8, "policy": "lambda"}):
+    for options in ({"align": 0, "budget": edp_fx.Budget(macs=0.5)}, {"align": 8.5, "budget": edp_fx.Budget(macs=0.5)}):
         with pytest.raises(BudgetError, match="align"):
             edp_fx.Compressor(edp_fx.insert(edp_fx.trace(model, x)), x, **options)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import edp_fx
 from edp_fx.channels.kernels import beyond_one_kernel, find_kernels, one_kernel
-from edp_fx.compressor import Budget, Compressor, Schedule
+from edp_fx.compressor import Budget, Compressor
 from edp_fx.cost import CostModel, measure
 from edp_fx.inputs import randomize_
 from edp_fx.passes.separate import SeparateConvs
@@ -144,7 +144,11 @@ def run(steps: int, *, floor: float = 0.9, align: int = 1) -> tuple[Compressor, 
         floor=floor,
         kinds=("channel", "kernel"),
         align=align,
-        schedule=Schedule(40, decisions=6, shrinks=3),
+        total_steps=40,
+        start=0.12,
+        end=0.5,
+        decisions=6,
+        removals=3,
     )
     train(compressor, steps)
     return compressor, x
@@ -177,7 +181,11 @@ def test_channels_between_separated_layers_keep_their_floor() -> None:
         budget=Budget(macs=0.15),
         floor=0.75,
         kinds=("channel", "kernel"),
-        schedule=Schedule(40, decisions=6, shrinks=3),
+        total_steps=40,
+        start=0.12,
+        end=0.5,
+        decisions=6,
+        removals=3,
     )
     floors = []
     for _ in range(40):

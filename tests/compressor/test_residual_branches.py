@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import edp_fx
 from edp_fx.channels.residuals import find_branches
-from edp_fx.compressor import Budget, Compressor, Schedule
+from edp_fx.compressor import Budget, Compressor
 from edp_fx.cost import CostModel, measure
 from edp_fx.inputs import randomize_
 from edp_fx.passes.branches import DropBranches, RemoveDeadBranches
@@ -311,7 +311,11 @@ def run(steps: int, *, pairs: bool = False) -> tuple[Compressor, Tensor]:
         budget=Budget(macs=0.4),
         floor=0.75,
         kinds=("rank", "channel", "branch") if pairs else ("channel", "branch"),
-        schedule=Schedule(40, decisions=6, shrinks=3),
+        total_steps=40,
+        start=0.12,
+        end=0.5,
+        decisions=6,
+        removals=3,
     )
     train(compressor, steps)
     return compressor, x

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import edp_fx
 from edp_fx.channels.kernels import find_kernels
 from edp_fx.channels.taps import find_taps, outer_taps
-from edp_fx.compressor import Budget, Compressor, Schedule
+from edp_fx.compressor import Budget, Compressor
 from edp_fx.compressor.elements import Elements
 from edp_fx.cost import CostModel, measure
 from edp_fx.errors import BudgetError
@@ -176,7 +176,12 @@ def run(steps: int) -> tuple[Compressor, Tensor]:
         budget=Budget(macs=0.145),
         floor=0.9,
         kinds=KINDS,
-        schedule=Schedule(60, 0.05, 0.8, decisions=12, shrinks=12),
+        align=1,
+        total_steps=60,
+        start=0.05,
+        end=0.8,
+        decisions=12,
+        removals=12,
     )
     train(compressor, steps)
     return compressor, x
@@ -227,7 +232,16 @@ def test_taps_that_meet_only_padding_go_first() -> None:
     x = torch.randn(2, 3, 16, 16)
     gm = edp_fx.trace(Shrunk(), x)
     compressor = compressor_of(
-        gm, x, lr=0.01, budget=Budget(macs=0.99), kinds=("tap",), schedule=Schedule(20, decisions=2)
+        gm,
+        x,
+        lr=0.01,
+        budget=Budget(macs=0.99),
+        kinds=("tap",),
+        total_steps=20,
+        start=0.12,
+        end=0.5,
+        decisions=2,
+        removals=4,
     )
     before = copy.deepcopy(compressor.gm)
     train(compressor, 1)  # with gradients that nothing was decided by yet
@@ -271,7 +285,11 @@ def test_the_ring_inside_of_one_that_went_is_decided_by_itself() -> None:
         lr=0.01,
         budget=Budget(macs=0.8),  # one of two rings of 24 among 2 * 49 + 3 taps
         kinds=("tap",),
-        schedule=Schedule(40, 0.05, 0.8, decisions=6, shrinks=6),
+        total_steps=40,
+        start=0.05,
+        end=0.8,
+        decisions=6,
+        removals=6,
     )
     train(compressor, 40)
     compressor.finish()
@@ -292,7 +310,11 @@ def test_a_run_may_leave_nothing_more_to_remove() -> None:
         lr=0.01,
         budget=Budget(macs=0.3),
         kinds=("tap",),
-        schedule=Schedule(40, 0.05, 0.8, decisions=6, shrinks=6),
+        total_steps=40,
+        start=0.05,
+        end=0.8,
+        decisions=6,
+        removals=6,
     )
     train(compressor, 40)
     assert measure(compressor.finish(), x).macs / compressor.dense == pytest.approx(compressor.macs)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import edp_fx
-from edp_fx.compressor import Budget, Compressor, Schedule, parameter_groups
+from edp_fx.compressor import Budget, Compressor, parameter_groups
 from examples import networks
 from tests.helpers.noise import train
 
@@ -50,8 +50,19 @@ def make(
     if "rank" in kinds:
         gm = edp_fx.insert(gm)
     optimizer = torch.optim.SGD(groups(gm), lr=0.05, momentum=0.9, weight_decay=1e-4)
-    schedule = Schedule(20, decisions=6, shrinks=3)
-    return Compressor(gm, x, budget=Budget(macs=macs), optimizer=optimizer, kinds=kinds, schedule=schedule)
+    return Compressor(
+        gm,
+        x,
+        budget=Budget(macs=macs),
+        optimizer=optimizer,
+        total_steps=20,
+        kinds=kinds,
+        start=0.12,
+        end=0.5,
+        decisions=6,
+        removals=3,
+        align=1,
+    )
 
 
 def decays(compressor: Compressor) -> dict[str, bool]:

@@ -12,9 +12,9 @@ from torch import nn
 import edp_fx
 from edp_fx.compressor.budget import Budget, check_reachable
 from edp_fx.compressor.elements import Elements
+from edp_fx.compressor.method import Method
 from edp_fx.compressor.prices import Prices
 from edp_fx.compressor.removals import hull_prices
-from edp_fx.compressor.schedule import Schedule
 from edp_fx.compressor.selection import Selector
 from edp_fx.cost import CostModel
 from edp_fx.errors import BudgetError
@@ -87,7 +87,7 @@ def test_hull_prices_first_removals_that_save_nothing_with_those_that_pay():
 
 @pytest.mark.parametrize("total", [2, 7, 60, 200, 5000])
 def test_schedule_decides_shrinks_and_ends_within_the_run(total):
-    schedule = Schedule(total)
+    schedule = Method().schedule(total)
     decisions = [step for step in range(total + 1) if schedule.decides(step)]
     assert decisions[-1] == schedule.last
     assert schedule.progress(schedule.last) == 1.0
@@ -96,7 +96,7 @@ def test_schedule_decides_shrinks_and_ends_within_the_run(total):
     progress = [schedule.progress(step) for step in decisions]
     assert progress == sorted(progress)
     assert schedule.stop <= max(total, 3)
-    assert schedule.shrinks_at(schedule.stop)
+    assert schedule.removes_at(schedule.stop)
 
 
 @pytest.mark.parametrize("values", [{}, {"macs": 0.4, "params": 0.3}, {"macs": 0.0}, {"macs": float("nan")}])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import edp_fx
-from edp_fx.compressor import Budget, Compressor, Schedule
+from edp_fx.compressor import Budget, Compressor
 from examples import networks
 from tests.helpers.noise import train
 
@@ -29,7 +29,11 @@ def test_what_an_untrained_layer_reads_stays_where_gradients_weigh(importance: s
         optimizer=optimizer,
         importance=importance,
         kinds=("channel", "kernel", "branch") if importance == "taylor" else ("channel",),
-        schedule=Schedule(40, decisions=6, shrinks=3),
+        total_steps=40,
+        start=0.12,
+        end=0.5,
+        decisions=6,
+        removals=3,
     )
     train(compressor, 40)
     compressor.finish()

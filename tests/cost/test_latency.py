@@ -129,7 +129,15 @@ def test_a_budget_of_latency_is_met_in_the_tables_terms(tmp_path: Path, machine:
     dense = 1000 * CostModel(gm, edp_fx.analyze(gm, x), "latency", lookup).dense
     scaled = table(tmp_path / "scaled", Machine(1000 * machine.overhead, 1e-3, machine.slow, 1000 * machine.rest))
     value = 0.5 if asked == 0.5 else 0.5 * dense  # milliseconds, above 1
-    compressor = edp_fx.Compressor(gm, x, budget=edp_fx.Budget(latency=value), importance="norm", latency_table=scaled)
+    compressor = edp_fx.Compressor(
+        gm,
+        x,
+        budget=edp_fx.Budget(latency=value),
+        kinds=("rank", "channel"),
+        align=1,
+        importance="norm",
+        latency_table=scaled,
+    )
     small = compressor.finish()
     assert compressor.target == pytest.approx(0.5 * dense)
     assert 0.45 * dense < compressor.now <= compressor.target

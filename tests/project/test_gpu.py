@@ -134,6 +134,7 @@ def test_ones_own_loop_moves_the_network_after_the_compressor_was_made(importanc
         total_steps=3 * len(train),
         importance=importance,
         policy=policy,
+        kinds=("rank", "channel"),
     )
     gm.cuda()
     for _ in range(3):

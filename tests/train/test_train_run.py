@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import edp_fx
-from edp_fx.compressor import Budget, Compressor, Strength, parameter_groups
+from edp_fx.compressor import Compressor, parameter_groups
 from edp_fx.data import ArrayDataset, make_loader
 from edp_fx.errors import BudgetError, CheckpointError, TrainingError
 from edp_fx.inputs import randomize_
@@ -130,7 +130,7 @@ def test_three_lines_in_ones_own_loop(loaders, make_optimizer):
     optimizer = make_optimizer(parameter_groups(model, 1e-4))
     epochs = 6
     compressor = Compressor(
-        model, INPUTS, budget=Budget(macs=0.5), optimizer=optimizer, total_steps=epochs * len(train)
+        model, INPUTS, macs=0.5, kinds=("rank", "channel"), optimizer=optimizer, total_steps=epochs * len(train)
     )
     shapes = set()
     for epoch in range(epochs):
@@ -158,7 +158,7 @@ def test_optimizer_state_is_sliced_along_with_the_weights(loaders):
     train, _ = loaders()
     model = edp_fx.insert(edp_fx.trace(make_net(), INPUTS))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    compressor = Compressor(model, INPUTS, budget=Budget(macs=0.5), optimizer=optimizer, total_steps=16)
+    compressor = Compressor(model, INPUTS, macs=0.5, kinds=("rank", "channel"), optimizer=optimizer, total_steps=16)
     checked = 0
     for images, labels in train:
         optimizer.zero_grad()
@@ -182,7 +182,7 @@ def test_a_compiled_network_follows_the_changes_of_shape(loaders):
     train, _ = loaders()
     model = edp_fx.insert(edp_fx.trace(make_net(), INPUTS))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    compressor = Compressor(model, INPUTS, budget=Budget(macs=0.5), optimizer=optimizer, total_steps=8)
+    compressor = Compressor(model, INPUTS, macs=0.5, kinds=("rank", "channel"), optimizer=optimizer, total_steps=8)
     compiled = torch.compile(model, backend="eager")
     changed = 0
     for images, labels in train:
@@ -203,7 +203,7 @@ def final_state(loaders, directory, epochs=4, stop_after=None, **options):
     gm = edp_fx.insert(edp_fx.trace(make_net(), INPUTS))
 
     def make(graph, optimizer, total):
-        return Compressor(graph, INPUTS, budget=Budget(macs=0.4), optimizer=optimizer, total_steps=total)
+        return Compressor(graph, INPUTS, macs=0.4, kinds=("rank", "channel"), optimizer=optimizer, total_steps=total)
 
     trainer = Trainer(gm, train, recipe, val_loader=test, make_compressor=make, directory=directory)
     if stop_after is not None:
@@ -300,7 +300,9 @@ def test_lambda_policy_reaches_exact_zeros_without_a_budget(loaders):
         optimizer=optimizer,
         total_steps=40,
         policy="lambda",
-        strength=Strength(rank=0.3, channel=0.05),
+        kinds=("rank", "channel"),
+        align=1,
+        strength=0.1,
     )
     for _ in range(5):
         for images, labels in train:

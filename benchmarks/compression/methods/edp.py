@@ -7,7 +7,7 @@ from torch import nn
 import edp_fx
 from benchmarks.compression.loop import fit
 from benchmarks.compression.trial import Trial
-from edp_fx.compressor import Budget, Compressor, Strength
+from edp_fx.compressor import Budget, Compressor
 
 # λ for 4,690 steps of ResNet-20; what shrinks is about λ times steps. 9.5e-4 left 0.69 of the MACs, 1.5e-3 0.09 and no
 # accuracy
@@ -29,11 +29,14 @@ def edp(
         budget=Budget(macs=trial.task.target) if policy == "budget" else None,
         optimizer=optimizer,
         total_steps=trial.steps,
-        schedule=trial.schedule if policy == "budget" else None,
+        start=trial.schedule.warmup,
+        end=trial.schedule.end,
+        decisions=trial.schedule.decisions,
+        removals=trial.schedule.removals,
         kinds=kinds,
         align=trial.align if blocks else 1,
         policy=policy,
-        strength=Strength(strength, strength),
+        **({"strength": strength} if policy == "lambda" else {}),
     )
 
     def after_step(step: int) -> nn.Module | None:
