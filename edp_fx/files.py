@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and where they are kept."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from edp_fx.errors import EdpError
+
+
+def xdg_directory(variable: str, default: str) -> Path:
+    """A directory of the XDG base directory specification: what the environment says, or the default."""
+    return Path(os.environ.get(variable) or default).expanduser()
+
+
+def cache_directory() -> Path:
+    """Where what can be made again is kept: ``$XDG_CACHE_HOME/edp_fx``, or below ``~/.cache``."""
+    return xdg_directory("XDG_CACHE_HOME", "~/.cache") / "edp_fx"
 
 
 @contextmanager

@@ -1,17 +1,31 @@
+"""What holds for every test: a fresh machine, one thread, a seed; and what this machine cannot run is said."""
+
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
-import pytest
-import torch
+from tests.helpers.fresh import hide_machine
 
-_NEEDS = {
+_empty = tempfile.TemporaryDirectory(prefix="edp_fx-tests-", ignore_cleanup_errors=True)
+hide_machine(Path(_empty.name))
+
+import pytest  # noqa: E402  the libraries read where their caches are when they are imported
+import torch  # noqa: E402
+
+from tests.helpers.idx import fashion_mnist  # noqa: E402, F401  a fixture of all
+
+
+def _browser() -> bool:
+    return bool(shutil.which("chromium") and shutil.which("chromedriver"))
+
+
+_NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "gpu": (torch.cuda.is_available, "no NVIDIA GPU"),
-    "browser": (
-        lambda: bool(shutil.which("chromium") and shutil.which("chromedriver")),
-        "no chromium with chromedriver",
-    ),
+    "browser": (_browser, "no chromium with chromedriver"),
 }
 _not_run: dict[str, int] = {}
 
@@ -27,12 +41,12 @@ def _seeded() -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what this machine cannot run, and say so at the end."""
-    for mark, (available, _) in _NEEDS.items():
+    for mark, (available, reason) in _NEEDS.items():
         if available():
             continue
         gone = [item for item in items if item.get_closest_marker(mark)]
         if gone and mark != "gpu" and os.environ.get("EDP_FX_COMPLETE"):
-            raise pytest.UsageError(f"{len(gone)} tests cannot run: {_NEEDS[mark][1]}")
+            raise pytest.UsageError(f"{len(gone)} tests cannot run: {reason}")
         _not_run[mark] = len(gone)
         config.hook.pytest_deselected(items=gone)
         items[:] = [item for item in items if item not in gone]

@@ -12,16 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edp_fx.errors import DataError
+from edp_fx.files import cache_directory, xdg_directory
 
 Split = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
-FASHION_DIRECTORIES = (
-    Path("data/FashionMNIST/raw"),
-    Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "edp_fx" / "FashionMNIST" / "raw",
-    Path("~/.local/share/datasets/fashion-mnist"),
-    Path("/usr/local/share/datasets/fashion-mnist"),
-    Path("/usr/share/datasets/fashion-mnist"),
-)
 FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -30,10 +24,21 @@ FILES = (
 )
 
 
+def fashion_directories() -> list[Path]:
+    """Where Fashion-MNIST may lie: here, in the user's cache (torchvision's layout), in the data directories of the XDG
+    base directory specification (Debian's package dataset-fashion-mnist puts it into /usr/share/datasets)."""
+    shares = [xdg_directory("XDG_DATA_HOME", "~/.local/share")]
+    shares += map(Path, (os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share").split(":"))
+    return [
+        Path("data/FashionMNIST/raw"),
+        cache_directory() / "FashionMNIST" / "raw",
+        *(share / "datasets" / "fashion-mnist" for share in shares),
+    ]
+
+
 def find_fashion_mnist() -> Path | None:
     """The first usual directory that holds all four files, compressed or not."""
-    for directory in FASHION_DIRECTORIES:
-        path = directory.expanduser()
+    for path in fashion_directories():
         if all((path / name).is_file() or (path / f"{name}.gz").is_file() for name in FILES):
             return path
     return None
@@ -51,11 +56,11 @@ def read_fashion_mnist() -> tuple[Split, Split, Path]:
     if directory is None:
         from torchvision.datasets import FashionMNIST
 
-        root = FASHION_DIRECTORIES[1].expanduser().parent.parent
+        root = cache_directory()
         try:
             FashionMNIST(str(root), download=True)
         except Exception as error:
-            places = ", ".join(str(path) for path in FASHION_DIRECTORIES)
+            places = ", ".join(str(path) for path in fashion_directories())
             raise DataError(
                 f"--data fashion-mnist: not in {places}, and the download failed "
                 f"({type(error).__name__}); install Debian's package dataset-fashion-mnist or put "

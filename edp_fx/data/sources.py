@@ -16,13 +16,13 @@ from torch.nn import functional as F
 from edp_fx.data.arrays import ArrayDataset
 from edp_fx.data.base import Data, Reading, make_loader, stratified_split
 from edp_fx.data.files import folder_data, torchvision_data
-from edp_fx.data.idx import FASHION_DIRECTORIES, read_fashion_mnist
+from edp_fx.data.idx import read_fashion_mnist
 from edp_fx.errors import DataError
 
 DATA_HELP = (
-    "digits (scikit-learn's 1,797 images, nothing to download); fashion-mnist (looked for in "
-    + ", ".join(str(path) for path in FASHION_DIRECTORIES)
-    + " - Debian's package dataset-fashion-mnist puts it there - else downloaded by torchvision); "
+    "digits (scikit-learn's 1,797 images, nothing to download); fashion-mnist (looked for in data/FashionMNIST/raw, "
+    "~/.cache/edp_fx, ~/.local/share/datasets, /usr/local/share/datasets and /usr/share/datasets, where Debian's "
+    "package dataset-fashion-mnist puts it, else downloaded by torchvision); "
     "folder:PATH (train/CLASS/*.jpg, optionally val/ and test/, or CLASS/*.jpg alone); "
     "torchvision:NAME:PATH (a data set class of torchvision found in PATH)"
 )

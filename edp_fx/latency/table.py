@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import warnings
 from contextlib import suppress
 from importlib.metadata import version
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, distributed, fx
 
 from edp_fx.errors import EdpError, LoweringError
-from edp_fx.files import write
+from edp_fx.files import cache_directory, write
 from edp_fx.inputs import normalize
 from edp_fx.latency.runtimes import Runtime, cpu_name, make_runtime
 from edp_fx.latency.signature import Signature
@@ -140,5 +139,4 @@ class LatencyTable:
 
 def default_directory() -> Path:
     """Where tables are kept: ``$XDG_CACHE_HOME/edp_fx/latency``, or below ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "edp_fx" / "latency"
+    return cache_directory() / "latency"

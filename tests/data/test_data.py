@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
-
 import numpy as np
 import pytest
 import torch
 
 from edp_fx.data import ArrayDataset, load_data, stratified_split
-from edp_fx.data import idx as idx_module
 from edp_fx.errors import DataError
 
 
@@ -60,23 +56,18 @@ def test_augmentation_of_an_image_does_not_depend_on_its_batch():
     assert torch.allclose(plain[3][0][0], (images[3, 0] - 0.5) / 0.5)
 
 
-def _write_idx(path, array):
-    with gzip.open(path, "wb") as file:
-        file.write(struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape))
-        file.write(array.astype(np.uint8).tobytes())
-
-
-def test_fashion_mnist_is_read_from_a_data_directory(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    for name, count in (("train", 200), ("t10k", 50)):
-        _write_idx(tmp_path / f"{name}-images-idx3-ubyte.gz", rng.integers(0, 256, (count, 28, 28)))
-        _write_idx(tmp_path / f"{name}-labels-idx1-ubyte.gz", np.arange(count) % 10)
-    monkeypatch.setattr(idx_module, "FASHION_DIRECTORIES", (tmp_path,))
+def test_fashion_mnist_is_read_from_a_data_directory(fashion_mnist):
     data = load_data("fashion-mnist", batch_size=20)
-    assert [len(loader.dataset) for loader in (data.train, data.val, data.test)] == [180, 20, 50]
+    assert [len(loader.dataset) for loader in (data.train, data.val, data.test)] == [270, 30, 50]
     assert next(iter(data.test))[0].shape[1:] == (3, 32, 32)
-    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(b"nonsense")
+    assert str(fashion_mnist) in data.splits
+    (fashion_mnist / "t10k-labels-idx1-ubyte.gz").write_bytes(b"nonsense")
     with pytest.raises(DataError, match="damaged"):
+        load_data("fashion-mnist")
+
+
+def test_fashion_mnist_that_is_nowhere_says_where_it_may_lie():
+    with pytest.raises(DataError, match=r"datasets/fashion-mnist.*the download failed.*dataset-fashion-mnist"):
         load_data("fashion-mnist")
 
 

@@ -127,8 +127,9 @@ def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.usefixtures("fashion_mnist")
 def test_a_run_that_fails_does_not_take_the_others_with_it(jobs):
-    setting = Setting(epochs=1, train_images=256, test_images=500)
+    setting = Setting(epochs=1)
     tasks = [Task("resnet20", "edp-budget", 1e-4, 0), Task("resnet20", "thin", 0.3, 0)]
     with runner(setting, jobs) as ended:
         rows = dict(ended(tasks))
