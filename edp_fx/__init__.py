@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edp_fx.channels import ChannelGraph, analyze
+    from edp_fx.channels.rules import register_rule
     from edp_fx.checkpoint import load, save
     from edp_fx.compressor import Budget, Compressor
     from edp_fx.cost import measure
@@ -36,6 +37,7 @@ _HOMES = {
     "lower": "edp_fx.lowering",
     "measure": "edp_fx.cost",
     "prune_and_merge": "edp_fx.prune_merge",
+    "register_rule": "edp_fx.channels.rules",
     "save": "edp_fx.checkpoint",
     "trace": "edp_fx.frontend",
 }
@@ -53,6 +55,7 @@ __all__ = [
     "lower",
     "measure",
     "prune_and_merge",
+    "register_rule",
     "save",
     "trace",
 ]

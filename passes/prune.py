@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from edp_fx.channels import ChannelGraph
+from edp_fx.channels.rules.sizes import pruned_shape
 from edp_fx.frontend.running import submodule
 from edp_fx.passes.base import Pass, PassReport, PassResult
 from edp_fx.passes.resize import resize_module
@@ -94,11 +95,6 @@ def _input_shapes(
             if len(shapes.get(source, ())) == 1 and masks[source][0]:
                 result[str(node.target)] = pruned_shape(shapes[source][0], masks[source][0])
     return result
-
-
-def pruned_shape(shape: tuple[int, ...], masks: dict[int, Any]) -> tuple[int, ...]:
-    """``shape`` with the masked axes counted."""
-    return tuple(int(masks[axis].sum()) if axis in masks else size for axis, size in enumerate(shape))
 
 
 def prune(gm: fx.GraphModule, graph: ChannelGraph, keep: Mapping[int, np.ndarray]) -> PassResult:

@@ -98,3 +98,8 @@ def repeats_along(atoms: np.ndarray, axis: int) -> bool:
 def drop_trivial(factors: Iterable[Factor]) -> Labels:
     """Only the factors that label something."""
     return tuple(factor for factor in factors if factor.axes)
+
+
+def run_on(func: Any, args: Any, kwargs: Any) -> Any:
+    """Run an operation on label arrays; the sweep is not active while it handles one."""
+    return func(*args, **{name: value for name, value in kwargs.items() if name not in ("device", "dtype")})

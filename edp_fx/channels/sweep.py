@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_map_only
 
 from edp_fx.channels.atoms import Grid, Ledger, Where
 from edp_fx.channels.labels import Factor, Labels, drop_trivial, repeats_along, tensors, vector
-from edp_fx.channels.rules import Operation, apply_rule, operation
+from edp_fx.channels.rules import apply_rule, operation
+from edp_fx.channels.rules.registry import Operation
 from edp_fx.errors import AnalysisError
 from edp_fx.frontend.running import GraphRunner
 from edp_fx.frontend.shapes import call_key, empty_again

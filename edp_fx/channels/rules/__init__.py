@@ -1,55 +1,75 @@
-"""What each ATen operation does to channel labels.
+"""What each ATen operation does to channel labels, and to the sizes written into a graph that calls it.
 
 Four families: movement (indices change place), pointwise (broadcast-aware union), compute (a contraction, a
-normalisation, a reduction) and everything else, which freezes all it touches: unknown is safe.
+normalisation, a reduction) and everything else, which freezes all it touches: unknown is safe. A rule stands in the
+file of its family, under a decorator that names its operations and what repairs their literal sizes;
+:func:`register_rule` adds one from outside.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from edp_fx.channels.labels import tensors
-from edp_fx.channels.rules.movement import MOVEMENT, expand
-from edp_fx.channels.rules.normalise import NORMALISE
-from edp_fx.channels.rules.pointwise import POINTWISE_EXTRA, pointwise
-from edp_fx.channels.rules.product import PRODUCT
-from edp_fx.channels.rules.spatial import SPATIAL
+from edp_fx.channels.rules.movement import cat, pad, pixel_shuffle, repeat, roll, same_op, stack
+from edp_fx.channels.rules.normalise import batch_norm, cumulative, group_norm, layer_norm, reduction, softmax, total
+from edp_fx.channels.rules.pointwise import pointwise
+from edp_fx.channels.rules.product import attention, convolution, mm
+from edp_fx.channels.rules.registry import REGISTRY, Entry, Operation, register_rule
+from edp_fx.channels.rules.reshape import expand, permute, view
+from edp_fx.channels.rules.selection import along_axis, embedding, index, index_select
+from edp_fx.channels.rules.spatial import spatial
 
 if TYPE_CHECKING:
     from edp_fx.channels.sweep import Sweep
 
-Rule = Callable[..., None]
-RULES: dict[Any, Rule] = {**MOVEMENT, **NORMALISE, **PRODUCT, **SPATIAL, **POINTWISE_EXTRA}
+__all__ = [
+    "along_axis",
+    "apply_rule",
+    "attention",
+    "batch_norm",
+    "cat",
+    "convolution",
+    "cumulative",
+    "embedding",
+    "expand",
+    "group_norm",
+    "index",
+    "index_select",
+    "layer_norm",
+    "mm",
+    "operation",
+    "pad",
+    "permute",
+    "pixel_shuffle",
+    "pointwise",
+    "reduction",
+    "register_rule",
+    "repeat",
+    "roll",
+    "same_op",
+    "softmax",
+    "spatial",
+    "stack",
+    "total",
+    "view",
+]
 
 
-@dataclass(frozen=True)
-class Operation:
-    """What is known of an ATen operation, whatever it is given.
-
-    ``pointwise``: it gives one tensor, each number of which comes from the numbers at its own place.
-    ``labels_alone``: it makes no labels where its operands have none.
-    """
-
-    name: str
-    rule: Rule | None
-    pointwise: bool
-    mutable: bool
-    labels_alone: bool
-
-
-@functools.cache
 def operation(func: Any) -> Operation:
     """The rule of an operation, and what its schema says of it; torch's own tag tells what else is pointwise."""
-    rule = RULES.get(func.overloadpacket)
-    if rule is None and torch.Tag.pointwise in func.tags:
-        rule = pointwise
-    alike = rule is pointwise and len(func._schema.returns) == 1
-    return Operation(str(func), rule, alike, func._schema.is_mutable, rule is not expand)
+    known = REGISTRY.met.get(func)
+    if known is None:
+        entry = REGISTRY.rules.get(func.overloadpacket)
+        if entry is None and torch.Tag.pointwise in func.tags:
+            entry = Entry(pointwise)
+        rule = entry.rule if entry is not None else None
+        alike = rule is pointwise and len(func._schema.returns) == 1
+        known = Operation(str(func), rule, entry is not None and entry.births, alike, func._schema.is_mutable)
+        REGISTRY.met[func] = known
+    return known
 
 
 def apply_rule(sweep: Sweep, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -57,7 +77,7 @@ def apply_rule(sweep: Sweep, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     known = operation(func)
     labelled = [one for one in tensors(*args, *kwargs.values()) if sweep.labels(one)]
     if known.rule is not None:
-        if labelled or not known.labels_alone:
+        if labelled or known.births:
             known.rule(sweep, func, args, kwargs, out)
     elif labelled:
         sweep.ledger.unknown_ops.setdefault(known.name, sweep.where)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from edp_fx.channels.labels import Factor, Labels, on_axis, vector
+from edp_fx.channels.rules.registry import rule
+from edp_fx.channels.rules.sizes import NodeSizes, last_axes
 
 if TYPE_CHECKING:
     from edp_fx.channels.sweep import Sweep
@@ -17,6 +20,13 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 
 
+@rule(
+    aten.native_batch_norm,
+    aten._native_batch_norm_legit,
+    aten._native_batch_norm_legit_no_training,
+    aten.cudnn_batch_norm,
+    aten._batch_norm_with_update,
+)
 def batch_norm(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Per-channel: exact. With batch statistics, what the statistics are taken over is mixed."""
     x, result = args[0], out[0]
@@ -69,6 +79,13 @@ def _mix(sweep: Sweep, labels: Iterable[Factor], axes: list[int], reason: str) -
     return tuple(kept)
 
 
+@rule(
+    aten.native_layer_norm,
+    aten._fused_rms_norm,
+    aten.rms_norm,
+    sizes=last_axes(1, "normalized_shape"),
+    calls=(F.layer_norm, F.rms_norm),
+)
 def layer_norm(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Layer and RMS norm over the last axes: the mean is taken over the removed channels too."""
     x, shape = args[0], args[1]
@@ -98,6 +115,14 @@ def layer_norm(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> Non
     sweep.set(result, factors)
 
 
+def channel_groups(sizes: NodeSizes) -> None:
+    """As many groups as channels stay so; other numbers of groups lose channels inside each."""
+    groups = sizes.now(sizes.get(1, "num_groups"))
+    if groups == sizes.before[1] != sizes.after[0][1]:
+        sizes.put(1, "num_groups", sizes.after[0][1])
+
+
+@rule(aten.native_group_norm, sizes=channel_groups, calls=(F.group_norm,))
 def group_norm(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """native_group_norm(x, weight, bias, N, C, HxW, group, eps): one channel a group is exact, else it mixes."""
     x, weight, bias, groups = args[0], args[1], args[2], args[6]
@@ -115,6 +140,7 @@ def group_norm(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> Non
     sweep.set(out[0], [*others, *([channel.with_atoms(vector(channel.atoms.ravel(), 1, x.ndim))] if channel else [])])
 
 
+@rule(aten._softmax, aten._log_softmax, aten._safe_softmax, aten.softmax, aten.log_softmax)
 def softmax(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
     """Softmax and cumulative sums along one axis: labels on it stay, and what was 0 no longer is."""
     x = args[0]
@@ -125,27 +151,65 @@ def softmax(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> Non
     sweep.set(out, [Factor(one.atoms, False) for one in factors])
 
 
+@rule(
+    aten.mean,
+    aten.amax,
+    aten.amin,
+    aten.max,
+    aten.min,
+    aten.var,
+    aten.std,
+    aten.var_mean,
+    aten.std_mean,
+    aten.logsumexp,
+    aten.prod,
+    aten.any,
+    aten.all,
+)
 def reduction(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """Sums, means, norms, extrema over axes. A sum of zeros is exact, everything that counts or compares is not."""
+    """Means, variances, extrema over axes count or compare channels that are dead: inexact."""
+
+    def over(factor: Factor, axis: int) -> None:
+        reason = f"{func.overloadpacket.__name__} over these channels"
+        sweep.ledger.mark_inexact(sweep.where, factor.atoms, reason, axis)
+
+    _reduce(sweep, func, args, kwargs, out, over)
+
+
+@rule(aten.sum, aten.linalg_vector_norm, aten.norm)
+def total(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """A sum of zeros is exact."""
+
+    def over(factor: Factor, axis: int) -> None:
+        if not factor.zero:
+            reason = "a sum over channels that are not 0 when dead"
+            sweep.ledger.mark_inexact(sweep.where, factor.atoms, reason, axis)
+
+    _reduce(sweep, func, args, kwargs, out, over)
+
+
+@rule(aten.argmax, aten.argmin)
+def position(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """An index is a number that removal would change."""
+
+    def over(factor: Factor, axis: int) -> None:
+        sweep.freeze(factor, "an index into these channels is computed")
+
+    _reduce(sweep, func, args, kwargs, out, over)
+
+
+def _reduce(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any, over: Callable[[Factor, int], None]) -> None:
+    """Labels on the axes that stay pass; ``over`` is told of each factor on an axis that is reduced."""
     x = args[0]
     axes, keepdim = _reduced_axes(func, args, kwargs, x.ndim)
-    exact = func.overloadpacket in EXACT_REDUCTIONS
     factors = []
     for factor in sweep.labels(x):
+        if any(axis in axes for axis in factor.axes):
+            factor = sweep.split_joint(factor, axes)
         inside = [axis for axis in factor.axes if axis in axes]
         if inside:
-            factor = sweep.split_joint(factor, axes)
-            inside = [axis for axis in factor.axes if axis in axes]
-        if inside:
             factor = sweep.collapse(factor, [axis for axis in factor.axes if axis != inside[-1]])
-            if func.overloadpacket in INDEX_REDUCTIONS:
-                sweep.freeze(factor, "an index into these channels is computed")
-            elif not exact:
-                reason = f"{func.overloadpacket.__name__} over these channels"
-                sweep.ledger.mark_inexact(sweep.where, factor.atoms, reason, inside[-1])
-            elif not factor.zero:
-                reason = "a sum over channels that are not 0 when dead"
-                sweep.ledger.mark_inexact(sweep.where, factor.atoms, reason, inside[-1])
+            over(factor, inside[-1])
             continue
         atoms = factor.atoms
         if not keepdim:
@@ -169,6 +233,7 @@ def _reduced_axes(func: Any, args: Any, kwargs: Any, ndim: int) -> tuple[list[in
     return sorted(axis % ndim for axis in dims), bool(given.get("keepdim", False))
 
 
+@rule(aten.cumsum, aten.cumprod, aten.sort, aten.topk)
 def cumulative(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
     """cumsum, sort: entries along the axis depend on their neighbours, so the axis is fixed."""
     x = args[0]
@@ -177,43 +242,3 @@ def cumulative(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> 
     for result in tree_leaves(out):
         if isinstance(result, Tensor):
             sweep.set(result, factors)
-
-
-EXACT_REDUCTIONS = {aten.sum, aten.linalg_vector_norm, aten.norm}
-INDEX_REDUCTIONS = {aten.argmax, aten.argmin, aten.nonzero}
-NORMALISE: dict[Any, Any] = {}
-for _rule, _packets in {
-    batch_norm: (
-        aten.native_batch_norm,
-        aten._native_batch_norm_legit,
-        aten._native_batch_norm_legit_no_training,
-        aten.cudnn_batch_norm,
-        aten._batch_norm_with_update,
-    ),
-    layer_norm: (aten.native_layer_norm, aten._fused_rms_norm, aten.rms_norm),
-    group_norm: (aten.native_group_norm,),
-    softmax: (aten._softmax, aten._log_softmax, aten._safe_softmax, aten.softmax, aten.log_softmax),
-    cumulative: (aten.cumsum, aten.cumprod, aten.sort, aten.topk),
-    reduction: (
-        aten.sum,
-        aten.mean,
-        aten.amax,
-        aten.amin,
-        aten.max,
-        aten.min,
-        aten.var,
-        aten.std,
-        aten.var_mean,
-        aten.std_mean,
-        aten.logsumexp,
-        aten.linalg_vector_norm,
-        aten.norm,
-        aten.argmax,
-        aten.argmin,
-        aten.prod,
-        aten.any,
-        aten.all,
-    ),
-}.items():
-    for _packet in _packets:
-        NORMALISE[_packet] = _rule

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from edp_fx.channels.labels import Factor, tensors, varying
+from edp_fx.channels.rules.registry import rule
 
 if TYPE_CHECKING:
     from edp_fx.channels.sweep import Sweep
@@ -19,6 +20,37 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 
 
+@rule(
+    aten.masked_fill,
+    aten.masked_fill_,
+    aten.copy_,
+    aten.copy,
+    aten.where,
+    aten.native_dropout,
+    aten.bernoulli,
+    aten.fill_,
+    aten.zero_,
+    aten.bernoulli_,
+    aten._prelu_kernel,
+    # pointwise without the tag in some releases of torch
+    aten.hardtanh,
+    aten.hardtanh_,
+    aten.relu6,
+    aten.hardswish,
+    aten.hardswish_,
+    aten.hardsigmoid,
+    aten.hardsigmoid_,
+    aten.leaky_relu_,
+    aten.elu_,
+    aten.silu_,
+    aten.mish_,
+    aten.gelu_,
+    aten.celu_,
+    aten.softplus,
+    aten.threshold_,
+    aten.nan_to_num_,
+    aten.logit_,
+)
 def pointwise(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Labels of operands that meet at the same index become equal.
 
@@ -130,39 +162,3 @@ def _gives_zero(func: Any, args: Any, kwargs: Any) -> bool:
     except (RuntimeError, NotImplementedError, ValueError):
         return False
     return all(bool((one == 0).all()) for one in tensors(result))
-
-
-POINTWISE_EXTRA: dict[Any, Any] = {
-    packet: pointwise
-    for packet in (
-        aten.masked_fill,
-        aten.masked_fill_,
-        aten.copy_,
-        aten.copy,
-        aten.where,
-        aten.native_dropout,
-        aten.bernoulli,
-        aten.fill_,
-        aten.zero_,
-        aten.bernoulli_,
-        aten._prelu_kernel,
-        # pointwise without the tag in some releases of torch
-        aten.hardtanh,
-        aten.hardtanh_,
-        aten.relu6,
-        aten.hardswish,
-        aten.hardswish_,
-        aten.hardsigmoid,
-        aten.hardsigmoid_,
-        aten.leaky_relu_,
-        aten.elu_,
-        aten.silu_,
-        aten.mish_,
-        aten.gelu_,
-        aten.celu_,
-        aten.softplus,
-        aten.threshold_,
-        aten.nan_to_num_,
-        aten.logit_,
-    )
-}

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from edp_fx.channels.atoms import Site
 from edp_fx.channels.labels import FROZEN, Factor, on_axis, vector
+from edp_fx.channels.rules.registry import rule
+from edp_fx.channels.rules.sizes import NodeSizes
+from edp_fx.frontend.layers import AttentionDropout
 
 if TYPE_CHECKING:
     from edp_fx.channels.sweep import Sweep
@@ -61,6 +65,7 @@ def _site(sweep: Sweep, constant: float, sizes: list[tuple[Factor | None, int]])
     sweep.ledger.sites.append(Site(sweep.where, constant, tuple(axes)))
 
 
+@rule(aten.mm, aten.addmm, aten.bmm, aten.baddbmm)
 def mm(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
     """(n, k) @ (k, m), with or without an added term."""
     bias, (a, b) = (args[0], args[1:3]) if func.overloadpacket in (aten.addmm, aten.baddbmm) else (None, args[:2])
@@ -117,6 +122,18 @@ def _single_batch(sweep: Sweep, tensor: Tensor, axis: int) -> Factor | None:
     return sweep.collapse(factor, [other for other in factor.axes if other != axis])
 
 
+def default_scale(sizes: NodeSizes) -> None:
+    """The default scale is 1/√dims: pin it to the dims there were."""
+    if sizes.node.kwargs.get("scale") is None and len(sizes.before) - 1 in sizes.masks:
+        sizes.put(7, "scale", sizes.before[-1] ** -0.5)
+
+
+@rule(
+    aten._scaled_dot_product_flash_attention_for_cpu,
+    aten._scaled_dot_product_fused_attention_overrideable,
+    sizes=default_scale,
+    calls=(F.scaled_dot_product_attention, AttentionDropout),
+)
 def attention(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Fused scaled dot product attention (batch, heads, tokens, dims): q·kᵀ, softmax over tokens, times v."""
     q, k, v = args[:3]
@@ -130,6 +147,16 @@ def attention(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None
     _product(sweep, scores, v, None, result, 2)
 
 
+def group_count(sizes: NodeSizes) -> None:
+    """Functional grouped convolutions that lost whole groups."""
+    groups = sizes.get(6, "groups")
+    if groups not in (None, 1):
+        channels, weight = sizes.now(sizes.tensor).shape[1], sizes.now(sizes.get(1, "weight"))
+        if channels // weight.shape[1] != sizes.now(groups):
+            sizes.put(6, "groups", channels // weight.shape[1])
+
+
+@rule(aten.convolution, sizes=group_count, calls=(F.conv1d, F.conv2d, F.conv3d))
 def convolution(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
     """aten.convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)."""
     x, weight, bias = args[0], args[1], args[2]
@@ -249,14 +276,3 @@ def _freeze_present(sweep: Sweep, *factors: Factor | None) -> None:
 def _zero_check(sweep: Sweep, channel: Factor) -> None:
     if not channel.zero:
         sweep.ledger.mark_unzeroed(sweep.where, channel.atoms[channel.atoms != FROZEN])
-
-
-PRODUCT: dict[Any, Any] = {
-    aten.mm: mm,
-    aten.addmm: mm,
-    aten.bmm: mm,
-    aten.baddbmm: mm,
-    aten.convolution: convolution,
-    aten._scaled_dot_product_flash_attention_for_cpu: attention,
-    aten._scaled_dot_product_fused_attention_overrideable: attention,
-}

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from edp_fx.channels.labels import Factor
+from edp_fx.channels.rules.registry import rule
 
 if TYPE_CHECKING:
     from edp_fx.channels.sweep import Sweep
@@ -19,7 +20,7 @@ aten = torch.ops.aten
 def spatial(axes: int) -> Any:
     """The rule for an operation on the last ``axes`` axes: labels there are tied, all others pass."""
 
-    def rule(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    def trailing_axes(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         x: Tensor = args[0]
         trailing = range(x.ndim - axes, x.ndim)
         factors = [sweep.collapse(one, trailing) for one in sweep.labels(x)]
@@ -27,44 +28,40 @@ def spatial(axes: int) -> Any:
             if isinstance(result, Tensor) and result.ndim == x.ndim:
                 sweep.set(result, [Factor(one.atoms, one.zero) for one in factors])
 
-    return rule
+    return trailing_axes
 
 
-SPATIAL: dict[Any, Any] = {
-    packet: spatial(axes)
-    for axes, packets in {
-        1: (
-            aten.avg_pool1d,
-            aten.max_pool1d,
-            aten.adaptive_avg_pool1d,
-            aten.upsample_nearest1d,
-            aten.upsample_linear1d,
-            aten._upsample_nearest_exact1d,
-        ),
-        2: (
-            aten.avg_pool2d,
-            aten.max_pool2d,
-            aten.max_pool2d_with_indices,
-            aten.adaptive_avg_pool2d,
-            aten._adaptive_avg_pool2d,
-            aten.adaptive_max_pool2d,
-            aten.upsample_nearest2d,
-            aten.upsample_bilinear2d,
-            aten.upsample_bicubic2d,
-            aten._upsample_nearest_exact2d,
-            aten._upsample_bilinear2d_aa,
-            aten._upsample_bicubic2d_aa,
-            aten.grid_sampler_2d,
-        ),
-        3: (
-            aten.avg_pool3d,
-            aten.max_pool3d,
-            aten.max_pool3d_with_indices,
-            aten.adaptive_avg_pool3d,
-            aten._adaptive_avg_pool3d,
-            aten.upsample_nearest3d,
-            aten.upsample_trilinear3d,
-        ),
-    }.items()
-    for packet in packets
-}
+rule(
+    aten.avg_pool1d,
+    aten.max_pool1d,
+    aten.adaptive_avg_pool1d,
+    aten.upsample_nearest1d,
+    aten.upsample_linear1d,
+    aten._upsample_nearest_exact1d,
+)(spatial(1))
+
+rule(
+    aten.avg_pool2d,
+    aten.max_pool2d,
+    aten.max_pool2d_with_indices,
+    aten.adaptive_avg_pool2d,
+    aten._adaptive_avg_pool2d,
+    aten.adaptive_max_pool2d,
+    aten.upsample_nearest2d,
+    aten.upsample_bilinear2d,
+    aten.upsample_bicubic2d,
+    aten._upsample_nearest_exact2d,
+    aten._upsample_bilinear2d_aa,
+    aten._upsample_bicubic2d_aa,
+    aten.grid_sampler_2d,
+)(spatial(2))
+
+rule(
+    aten.avg_pool3d,
+    aten.max_pool3d,
+    aten.max_pool3d_with_indices,
+    aten.adaptive_avg_pool3d,
+    aten._adaptive_avg_pool3d,
+    aten.upsample_nearest3d,
+    aten.upsample_trilinear3d,
+)(spatial(3))
