@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from edp_fx.coverage.oracle import difference, masked_run, pruned_run, random_keep
+from edp_fx.validation.oracle import difference, masked_run, pruned_run, random_keep
 from torch import Tensor, nn
 
 import edp_fx
