@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
@@ -75,7 +76,7 @@ class InsertPairs(Pass):
             self._leave(sites, sites[-1].name, "the last layer, left by option", report)
         sites = self._without_foreign_ties(gm, sites, report)
         before = {name for site in sites for name in site.reads}
-        pairs: dict[tuple[int, Geometry], Pair] = {}
+        pairs: dict[Hashable, Pair] = {}
         homes: dict[str, Pair] = {}
         owners = _owners(gm)
         for site in sites:
@@ -158,26 +159,33 @@ class InsertPairs(Pass):
                 readers.update({id(p): node.name for p in module.parameters()})
             elif node.op == "get_attr" and not set(node.users) <= nodes | _constant_users(nodes):
                 readers[id(_attribute(gm, str(node.target)))] = node.name
+        of_tensor: dict[int, list[Site]] = {}
+        for site in sites:
+            for tensor in site.entries:
+                of_tensor.setdefault(tensor, []).append(site)
         kept = []
         for site in sites:
-            tied = readers.get(id(site.weight))
-            if tied is None:
-                kept.append(site)
-            else:
+            tied = next((readers[one] for one in site.entries if one in readers), None)
+            beside = (one for tensor in site.entries for one in of_tensor[tensor] if one.tie != site.tie)
+            other = next((one.name for one in beside if _overlap(one, site)), None)
+            if tied is not None:
                 report.refuse(site.name, f"its weight is also used by {tied}")
+            elif other is not None:
+                report.refuse(site.name, f"its weight is that of {other} in another form, and would no longer be tied")
+            else:
+                kept.append(site)
         return kept
 
     # Making ----------------------------------------------------------------------------------------------------
 
-    def _pair(self, site: Site, pairs: dict[tuple[int, Geometry], Pair]) -> Pair:
+    def _pair(self, site: Site, pairs: dict[Hashable, Pair]) -> Pair:
         weight, geometry = site.weight, site.geometry
         assert weight is not None
         assert geometry is not None
-        key = (id(weight), geometry)
-        known = pairs.get(key)
+        known = pairs.get(site.tie)
         if known is None:
             pair = Pair.from_weight(geometry, weight, site.bias, self.start, self.rank, self.energy)
-            pairs[key] = pair
+            pairs[site.tie] = pair
         else:  # tied weights stay tied
             basis, mixing = known.basis, known.coefficient
             pair = Pair(
@@ -209,6 +217,12 @@ class InsertPairs(Pass):
                     report.rewritten.append(name)
                 else:
                     report.refuse(name, reason)
+
+
+def _overlap(one: Site, other: Site) -> bool:
+    """Whether two weights take an entry of the same tensor."""
+    shared = one.entries.keys() & other.entries.keys()
+    return any(bool((one.entries[tensor] & other.entries[tensor]).any()) for tensor in shared)
 
 
 def _swap(gm: fx.GraphModule, node: fx.Node, leaf: nn.Module, path: str, pair: Pair) -> str | None:

@@ -8,15 +8,18 @@ weight depends on parameters only. Such a weight is evaluated; what happens to t
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from edp_fx.frontend.normal_form import remove_dead_code
 from edp_fx.frontend.tracer import ModuleTracer
+from edp_fx.frontend.weights import entries, expression
 from edp_fx.geometry import FUNCTIONS, Geometry, layer_arguments, plain_kind
 from edp_fx.inputs import COMPUTE_LAYERS, eval_mode
 from edp_fx.pairs import Pair
@@ -27,11 +30,14 @@ class Site:
     """One use of a layer in a graph.
 
     Attributes:
-        name: the layer's name, for people.
+        name: the layer's name, for people; two that do not share a pair have two names.
         node: the node of the graph that is the layer.
         home: where the pair is put.
         module: the layer's module, None for a functional call.
         reads: parameters that the replaced code reads, by name.
+        origin: what the weight is computed from, and how; equal for weights that are one.
+        bias_origin: the same of the bias.
+        entries: the entries of each tensor, by id, that the weight takes.
         refusal: why it cannot be decomposed, None when it can.
     """
 
@@ -45,7 +51,15 @@ class Site:
     training: bool = True
     refusal: str | None = None
     reads: set[str] = field(default_factory=set)
+    origin: Hashable = None
+    bias_origin: Hashable = None
+    entries: dict[int, np.ndarray] = field(default_factory=dict)
     _rewrite: Callable[[fx.GraphModule, str, Pair], None] | None = None
+
+    @property
+    def tie(self) -> Hashable:
+        """Equal for sites that can share the weights of a pair."""
+        return (self.origin, *((self.geometry.kind, self.geometry.groups) if self.geometry else ()))
 
     def rewrite(self, gm: fx.GraphModule, home: str, pair: Pair) -> None:
         """Put basis and coefficient in the place of the node."""
@@ -87,7 +101,27 @@ def find_sites(gm: fx.GraphModule) -> list[Site]:
                 sites.append(_module_site(gm, node, module, inlined))
         elif node.op == "call_function" and node.target in FUNCTIONS:
             sites.append(_functional_site(gm, node))
+    _name_apart(gm, sites)
     return sites
+
+
+def _name_apart(gm: fx.GraphModule, sites: list[Site]) -> None:
+    """Sites are named by the parameter they read; of one parameter there may be several."""
+    taken = {site.name: None for site in sites if site.module is not None}
+    known: dict[Hashable, tuple[str, str]] = {}
+    count: Counter[str] = Counter()
+    for site in sites:
+        if site.module is not None or site.geometry is None:
+            continue
+        key = (site.tie, site.bias_origin, site.geometry)
+        if key not in known:
+            name = site.name
+            while name in taken:
+                count[site.name] += 1
+                name = f"{site.name}_{count[site.name] + 1}"
+            taken[name] = None
+            known[key] = name, site.home if name == site.name else _free_home(gm, name, site.reads)
+        site.name, site.home = known[key]
 
 
 def _module_site(gm: fx.GraphModule, node: fx.Node, module: nn.Module, known: dict[int, Any]) -> Site:
@@ -100,6 +134,8 @@ def _module_site(gm: fx.GraphModule, node: fx.Node, module: nn.Module, known: di
     elif plain_kind(module) is not None and not _computed(module):
         site.geometry = Geometry.of(module)
         site.weight, site.bias = module.weight, module.bias  # type: ignore[assignment]
+        site.origin = ("tensor", id(module.weight))
+        site.entries = {id(module.weight): np.ones(module.weight.numel(), dtype=bool)}  # type: ignore[operator]
         if "output_size" in node.kwargs or len(node.args) > 1:
             site.refusal = "it is called with an output size"
     else:
@@ -125,6 +161,8 @@ def _inline(site: Site, node: fx.Node, module: nn.Module, known: dict[int, Any])
         site.refusal = found
         return
     graph, inner, site.geometry, site.weight, site.bias, constants, literals = found
+    site.origin = ("module", id(module))
+    site.entries = {id(one): np.ones(one.numel(), dtype=bool) for one in module.parameters()}
 
     def rewrite(gm: fx.GraphModule, home: str, pair: Pair) -> None:
         copies: dict[fx.Node, Any] = dict(literals)
@@ -277,16 +315,18 @@ def _functional_site(gm: fx.GraphModule, node: fx.Node) -> Site:
     if own_bias:
         assert isinstance(bias, fx.Node)
         site.reads.add(str(bias.target))
+        site.bias_origin = expression(gm, bias)
+    site.origin, site.entries = expression(gm, weight), entries(gm, weight)
     site.home = _free_home(gm, site.name, site.reads)
-    extra = None if own_bias else bias
-    if extra is not None and site.geometry.dims:
+    if not own_bias and bias is not None and site.geometry.dims:
         site.refusal = "its bias is computed in the graph"
 
     def rewrite(gm: fx.GraphModule, home: str, pair: Pair) -> None:
+        now = layer_arguments(node)  # the layer before it may be a pair by now
         with gm.graph.inserting_before(node):
-            last: Any = emit_pair(gm.graph, home, pair, found["input"], node)
-            if extra is not None:
-                last = gm.graph.call_function(torch.add, (last, extra))
+            last: Any = emit_pair(gm.graph, home, pair, now["input"], node)
+            if not own_bias and now.get("bias") is not None:
+                last = gm.graph.call_function(torch.add, (last, now["bias"]))
                 last.meta = dict(node.meta)
         node.replace_all_uses_with(last)
         gm.graph.erase_node(node)
