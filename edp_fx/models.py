@@ -220,8 +220,7 @@ def _callable(
 
 
 def _saved(spec: str, in_chans: int, size: tuple[int, int] | None) -> LoadedModel:
-    from edp_fx.checkpoint import load
-    from edp_fx.checkpoint.files import example_inputs
+    from edp_fx.checkpoint import example_inputs, load
 
     model = load(spec)
     recipe = model.meta["edp_fx.recipe"]

@@ -156,13 +156,18 @@ def layer_class(path: Any) -> type[nn.Module]:
     return found
 
 
-def class_path(module: nn.Module) -> str:
-    """The name a recipe gives a layer's class by. Raises CheckpointError for a class of the user's own."""
+def class_path(module: nn.Module, name: str) -> str:
+    """The name a recipe gives the class of the layer ``name`` by.
+
+    Raises CheckpointError for a class of the user's own, and for a layer without sizes as yet.
+    """
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+        raise CheckpointError(f"cannot save the layer {name!r}: it has no sizes before its first run; run it once")
     kind = type(module)
     path = f"{kind.__module__}.{kind.__qualname__}"
     if not path.startswith(_LAYER_PACKAGES):
         raise CheckpointError(
-            f"cannot save a layer of your own class {path}: it is not traced through and loading must not run "
-            "your code; save with torch.export (.pt2) instead"
+            f"cannot save the layer {name!r} of your own class {path}: it is not traced through and loading must not "
+            "run your code; save with torch.export (.pt2) instead"
         )
     return path

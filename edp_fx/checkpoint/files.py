@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
+from edp_fx.checkpoint.check import check_same
+from edp_fx.checkpoint.examples import describe_inputs
 from edp_fx.checkpoint.program import SUFFIX, save_program
 from edp_fx.checkpoint.structure import describe, rebuild
+from edp_fx.checkpoint.weights import weights_to_bytes
 from edp_fx.errors import CheckpointError
 from edp_fx.files import write
 from edp_fx.pairs import Pair
@@ -28,6 +30,10 @@ def save(
 ) -> Path:
     """Write ``gm`` into the directory ``path``: weights (safetensors) and a JSON recipe. No pickle.
 
+    What is to be written is read back first, and has to compute what ``gm`` computes on the example inputs in eval
+    mode. Weights that weight norm, spectral norm, a pruning mask or another parametrisation makes are written as they
+    are computed with, so what is loaded trains as a plain layer.
+
     A ``path`` that ends in ``.pt2`` becomes one torch.export file instead, in eval mode with the batch size free,
     written once it computes the same as ``gm``. It is for ``torch.export.load``, which runs what a file tells it to
     (it unpickles, and evaluates expressions), so :func:`load` does not take it: keep the directory too.
@@ -35,39 +41,54 @@ def save(
     Args:
         gm: a traced, usually compressed, graph module.
         path: a directory, made where it is missing, or a ``.pt2`` file. Each file is replaced whole or not at all.
-        example_inputs: kept as shapes and dtypes, so that later commands can run the model; may be left out, but
-            not for ``.pt2``.
+        example_inputs: kept as shapes and dtypes, so that later commands can run the model; may be left out (the
+            results are then not compared), but not for ``.pt2``.
         extra: plain JSON kept beside (source model, class names, normalisation …); not for ``.pt2``.
 
     Raises:
-        CheckpointError: the graph calls code of your own, or the directory cannot be written.
+        CheckpointError: the graph calls code of your own, a layer has a forward hook, what would be loaded computes
+            something else, or the directory cannot be written.
         LoweringError: for ``.pt2``: torch.export refuses the network, or it fixes its batch size.
     """
-    from safetensors.torch import save as to_bytes
-
     if Path(path).suffix == SUFFIX:
         if extra:
             raise CheckpointError(f"{path}: a {SUFFIX} file holds no extra facts; save a directory for them")
         return save_program(gm, Path(path), example_inputs)
     directory = Path(path)
     structure, tensors = describe(gm)
-    blob = to_bytes({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+    blob = weights_to_bytes(tensors)
     recipe = {
         "format": FORMAT,
         "versions": _versions(),
         "layers_kept": _layers(gm),
-        "inputs": _shapes(example_inputs),
+        "inputs": describe_inputs(example_inputs),
         "extra": dict(extra or {}),
         "weights_sha256": hashlib.sha256(blob).hexdigest(),
         "structure": structure,
     }
     try:
         text = json.dumps(recipe, indent=1)
-        directory.mkdir(parents=True, exist_ok=True)
-        write({directory / WEIGHTS: blob, directory / RECIPE: text.encode()}, CheckpointError)
-    except (OSError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise CheckpointError(f"cannot write {directory}: {error}") from error
+    back = _read(json.loads(text)["structure"], blob, directory)
+    check_same(gm, back, example_inputs)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {directory}: {error.strerror or error}") from error
+    write({directory / WEIGHTS: blob, directory / RECIPE: text.encode()}, CheckpointError)
     return directory
+
+
+def check_saveable(gm: fx.GraphModule, example_inputs: Any = None) -> None:
+    """Raise CheckpointError where :func:`save` could not write ``gm``: to be asked before hours of training.
+
+    Args:
+        gm: a traced network, with or without pairs.
+        example_inputs: what a file would give is run on them and compared, where they are given.
+    """
+    structure, tensors = describe(gm)
+    check_same(gm, rebuild(json.loads(json.dumps(structure)), tensors), example_inputs)
 
 
 def load(path: str | Path) -> fx.GraphModule:
@@ -81,9 +102,6 @@ def load(path: str | Path) -> fx.GraphModule:
             f"{path}: loading a {SUFFIX} file can execute code from it, so edp_fx only writes them; load the saved "
             "directory, or call torch.export.load yourself on a file you trust"
         )
-    from safetensors import SafetensorError
-    from safetensors.torch import load as from_bytes
-
     directory = Path(path)
     recipe = read_recipe(directory)
     try:
@@ -94,16 +112,22 @@ def load(path: str | Path) -> fx.GraphModule:
         raise CheckpointError(
             f"{directory / WEIGHTS} is damaged, truncated or of another model: its checksum is not the recipe's"
         )
+    gm = _read(recipe["structure"], blob, directory)
+    gm.meta["edp_fx.recipe"] = {key: value for key, value in recipe.items() if key != "structure"}
+    return gm
+
+
+def _read(structure: dict[str, Any], blob: bytes, directory: Path) -> fx.GraphModule:
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
+
     try:
-        tensors = from_bytes(blob)
-        gm = rebuild(recipe["structure"], tensors)
+        return rebuild(structure, from_bytes(blob))
     except CheckpointError:
         raise
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         first = (str(error) or type(error).__name__).split("\n")[0]
         raise CheckpointError(f"{directory} is damaged: {first}") from error
-    gm.meta["edp_fx.recipe"] = {key: value for key, value in recipe.items() if key != "structure"}
-    return gm
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
@@ -124,25 +148,10 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     return recipe
 
 
-def example_inputs(recipe: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    """Random inputs of the shapes and dtypes a recipe was saved with. Raises CheckpointError where there are none."""
-    if not recipe.get("inputs"):
-        raise CheckpointError("the saved model does not say its input shapes: save it with example_inputs")
-    generator = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(shape, generator=generator).to(getattr(torch, dtype)) for shape, dtype in recipe["inputs"])
-
-
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {name: version(name) for name in ("edp_fx", "torch", "timm", "torchvision")}
-
-
-def _shapes(inputs: Any) -> list[list[Any]]:
-    if inputs is None:
-        return []
-    tensors = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-    return [[list(one.shape), str(one.dtype).removeprefix("torch.")] for one in tensors]
 
 
 def _layers(gm: fx.GraphModule) -> dict[str, Any]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import itertools
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -15,6 +20,7 @@ from edp_fx.checkpoint.allowed import (
     function_name,
     layer_class,
 )
+from edp_fx.checkpoint.plain import plain
 from edp_fx.checkpoint.values import decode, encode
 from edp_fx.errors import CheckpointError
 
@@ -23,59 +29,130 @@ _PLAIN = frozenset(nn.Module().__dict__)
 
 def describe(gm: fx.GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(JSON of the structure, its tensors by name). Raises CheckpointError for what cannot be written down."""
-    called = {str(node.target) for node in gm.graph.nodes if node.op == "call_module"}
     tensors: dict[str, Tensor] = {}
     primary: dict[int, str] = {}
     tied: dict[str, str] = {}
     layers: dict[str, Any] = {}
 
-    def add(name: str, tensor: Tensor) -> None:
-        if id(tensor) in primary:
-            tied[name] = primary[id(tensor)]
-        else:
+    def add(name: str, tensor: Tensor) -> str:
+        if id(tensor) not in primary:
             primary[id(tensor)] = name
             tensors[name] = tensor.detach()
+        elif primary[id(tensor)] != name:
+            tied[name] = primary[id(tensor)]
+        return name
 
-    for path, module in gm.named_modules(remove_duplicate=False):
-        inside = any(path == one or path.startswith(f"{one}.") for one in called)
-        entry: dict[str, Any] = {"class": class_path(module) if inside else "torch.nn.Module"}
-        if inside:
-            entry["attributes"] = {
-                key: encode(value)
-                for key, value in vars(module).items()
-                if key not in _PLAIN and not isinstance(value, Tensor)
-            }
-        entry["parameters"] = {
-            key: value is not None and value.requires_grad for key, value in module._parameters.items()
+    walked = list(_walk(gm))
+    for path, module, inside in walked:
+        prefix = f"{path}." if path else ""
+        constants = {key: value for key, value in vars(module).items() if isinstance(value, Tensor)}
+        layers[path] = {
+            "class": class_path(module, path) if inside else "torch.nn.Module",
+            "parameters": {key: one is not None and one.requires_grad for key, one in module._parameters.items()},
+            "no_parameters": [key for key, value in module._parameters.items() if value is None],
+            "buffers": {key: key not in module._non_persistent_buffers_set for key in module._buffers},
+            "no_buffers": [key for key, value in module._buffers.items() if value is None],
+            "no_layers": [key for key, value in module._modules.items() if value is None],
+            "constants": list(constants),
         }
-        entry["no_parameters"] = [key for key, value in module._parameters.items() if value is None]
-        entry["buffers"] = {key: key not in module._non_persistent_buffers_set for key in module._buffers}
-        entry["no_buffers"] = [key for key, value in module._buffers.items() if value is None]
-        constants = [key for key, value in vars(module).items() if isinstance(value, Tensor)]
-        entry["constants"] = constants
-        for table in (module._parameters, module._buffers, {key: vars(module)[key] for key in constants}):
-            for key, value in table.items():
-                if value is not None:
-                    add(f"{path}.{key}".lstrip("."), value)
-        layers[path] = entry
-    nodes = []
-    for node in gm.graph.nodes:
-        target: Any = node.target
+        for key, value in (*module._parameters.items(), *module._buffers.items(), *constants.items()):
+            if value is not None:
+                add(prefix + key, value)
+    for path, module, inside in walked:
+        if inside:
+            layers[path]["attributes"] = _attributes(
+                path, module, lambda name, one: add(primary.get(id(one), name), one)
+            )
+    nodes = [_node(node) for node in gm.graph.nodes]
+    shapes = {name: [list(one.shape), str(one.dtype).removeprefix("torch.")] for name, one in tensors.items()}
+    return {"nodes": nodes, "layers": layers, "tensors": shapes, "tied": tied}, tensors
+
+
+def _walk(gm: fx.GraphModule) -> Iterator[tuple[str, nn.Module, bool]]:
+    """Every module by each of its names, as a file can hold it, and whether a node calls it or what it is part of."""
+    called = {str(node.target) for node in gm.graph.nodes if node.op == "call_module"}
+
+    def visit(path: str, module: nn.Module, inside: bool) -> Iterator[tuple[str, nn.Module, bool]]:
+        inside = inside or path in called
+        if inside or module is gm:
+            module = plain(module, path)
+        yield path, module, inside
+        for name, child in module._modules.items():
+            if child is not None:
+                yield from visit(f"{path}.{name}" if path else name, child, inside)
+
+    return visit("", gm, False)
+
+
+def _attributes(path: str, module: nn.Module, name_of: Callable[[str, Tensor], str]) -> dict[str, Any]:
+    """A layer's plain attributes as JSON.
+
+    Other code hangs things on layers, too (a number, a name, a logger): what hides a member of every module is left
+    out, and so is what has no form in a file and no method of the layer's class speaks of.
+    """
+    found = {}
+    for key, value in vars(module).items():
+        if key in _PLAIN or isinstance(value, Tensor):
+            continue
+        if key == "forward":
+            raise CheckpointError(
+                f"cannot save the layer {path!r}: its forward was replaced by code of your own; make it a method of a "
+                "class, so that it is traced through"
+            )
+        if hasattr(nn.Module, key):
+            continue
+        names = (f"{path}.{key}.{index}" for index in itertools.count())
+        try:
+            found[key] = encode(value, functools.partial(_named, names, name_of))
+        except CheckpointError as error:
+            if key in _spoken_of(type(module)):
+                raise CheckpointError(
+                    f"cannot save the layer {path!r} ({type(module).__name__}) for its attribute {key!r}: {error}"
+                ) from error
+    return found
+
+
+def _named(names: Iterator[str], name_of: Callable[[str, Tensor], str], tensor: Tensor) -> str:
+    return name_of(next(names), tensor)
+
+
+@functools.cache
+def _spoken_of(kind: type) -> frozenset[str]:
+    """The names that the methods of a class use, those of its bases among them."""
+    names: set[str] = set()
+
+    def read(code: types.CodeType) -> None:
+        names.update(code.co_names)
+        for one in code.co_consts:
+            if isinstance(one, str):  # getattr(self, "name")
+                names.add(one)
+            elif isinstance(one, types.CodeType):
+                read(one)
+
+    for base in kind.__mro__:
+        for member in vars(base).values() if base not in (nn.Module, object) else ():
+            function = getattr(member, "fget", None) or inspect.unwrap(getattr(member, "__func__", member))
+            if isinstance(getattr(function, "__code__", None), types.CodeType):
+                read(function.__code__)
+    return frozenset(names)
+
+
+def _node(node: fx.Node) -> dict[str, Any]:
+    target: Any = node.target
+    try:
         if node.op == "call_function":
             target = function_name(node.target)
         elif node.op == "call_method":
             check_method(node.target)
-        nodes.append(
-            {
-                "op": node.op,
-                "name": node.name,
-                "target": target,
-                "args": encode(node.args),
-                "kwargs": encode(dict(node.kwargs)),
-            }
-        )
-    shapes = {name: [list(one.shape), str(one.dtype).removeprefix("torch.")] for name, one in tensors.items()}
-    return {"nodes": nodes, "layers": layers, "tensors": shapes, "tied": tied}, tensors
+        return {
+            "op": node.op,
+            "name": node.name,
+            "target": target,
+            "args": encode(node.args),
+            "kwargs": encode(dict(node.kwargs)),
+        }
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot save node {node.name!r}: {error}") from error
 
 
 def rebuild(structure: dict[str, Any], tensors: dict[str, Tensor]) -> fx.GraphModule:
@@ -85,7 +162,7 @@ def rebuild(structure: dict[str, Any], tensors: dict[str, Tensor]) -> fx.GraphMo
     tied = structure["tied"]
     made: dict[str, Tensor] = {}
 
-    def tensor(name: str, trainable: bool | None) -> Tensor:
+    def tensor(name: str, trainable: bool | None = None) -> Tensor:
         source = tied.get(name, name)
         if source not in tensors:
             raise CheckpointError(f"the weights lack {name!r}: the file is damaged or belongs to another recipe")
@@ -94,6 +171,7 @@ def rebuild(structure: dict[str, Any], tensors: dict[str, Tensor]) -> fx.GraphMo
             made[source] = nn.Parameter(value, requires_grad=trainable) if trainable is not None else value
         return made[source]
 
+    modules: dict[str, nn.Module] = {}
     for path, entry in structure["layers"].items():
         module: nn.Module = root
         if path:
@@ -103,13 +181,7 @@ def rebuild(structure: dict[str, Any], tensors: dict[str, Tensor]) -> fx.GraphMo
             nn.Module.__init__(module)
             owner, _, leaf = path.rpartition(".")
             root.get_submodule(owner).add_module(leaf, module)
-        for key, value in entry.get("attributes", {}).items():
-            check_identifier(key, "attribute")
-            if key in _PLAIN or hasattr(nn.Module, key):
-                raise CheckpointError(
-                    f"the recipe sets the attribute {key!r} of {path!r}: the file is not to be trusted"
-                )
-            object.__setattr__(module, key, decode(value, _no_node))
+        modules[path] = module
         prefix = f"{path}." if path else ""
         for key, trainable in entry["parameters"].items():
             check_identifier(key, "parameter")
@@ -118,11 +190,25 @@ def rebuild(structure: dict[str, Any], tensors: dict[str, Tensor]) -> fx.GraphMo
         for key, persistent in entry["buffers"].items():
             check_identifier(key, "buffer")
             none = key in entry["no_buffers"]
-            module.register_buffer(key, None if none else tensor(prefix + key, None), persistent=bool(persistent))
+            module.register_buffer(key, None if none else tensor(prefix + key), persistent=bool(persistent))
+        for key in entry.get("no_layers", ()):
+            check_identifier(key, "layer name")
+            module.register_module(key, None)
+    for path, entry in structure["layers"].items():
+        module = modules[path]
         for key in entry["constants"]:
-            check_identifier(key, "constant")
-            setattr(module, key, tensor(prefix + key, None))
+            _check_attribute_name(path, key)
+            object.__setattr__(module, key, tensor(f"{path}.{key}" if path else key))
+        for key, value in entry.get("attributes", {}).items():
+            _check_attribute_name(path, key)
+            object.__setattr__(module, key, decode(value, _no_node, tensor))
     return fx.GraphModule(root, _graph(structure["nodes"], root)).eval()
+
+
+def _check_attribute_name(path: str, key: Any) -> None:
+    check_identifier(key, "attribute")
+    if key in _PLAIN or hasattr(nn.Module, key):
+        raise CheckpointError(f"the recipe sets the attribute {key!r} of {path!r}: the file is not to be trusted")
 
 
 def _no_node(name: str) -> fx.Node:
