@@ -157,12 +157,7 @@ def layer_class(path: Any) -> type[nn.Module]:
 
 
 def class_path(module: nn.Module, name: str) -> str:
-    """The name a recipe gives the class of the layer ``name`` by.
-
-    Raises CheckpointError for a class of the user's own, and for a layer without sizes as yet.
-    """
-    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
-        raise CheckpointError(f"cannot save the layer {name!r}: it has no sizes before its first run; run it once")
+    """The name a recipe gives the class of the layer ``name`` by. Raises CheckpointError for a user's own."""
     kind = type(module)
     path = f"{kind.__module__}.{kind.__qualname__}"
     if not path.startswith(_LAYER_PACKAGES):

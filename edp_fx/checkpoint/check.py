@@ -45,14 +45,14 @@ def check_same(gm: fx.GraphModule, back: fx.GraphModule, example_inputs: Any) ->
         ) from error
     if len(wanted) != len(found):
         raise CheckpointError(
-            f"nothing was written: of {len(wanted)} outputs {len(found)} would be there after loading"
+            f"nothing was written: {len(found)} of {len(wanted)} outputs would be there after loading"
         )
     for index, (one, other) in enumerate(zip(wanted, found)):
         off = _difference(one, other)
         if off is not None:
             raise CheckpointError(
-                f"nothing was written: output {index} would be another after loading ({off}); a layer depends on what is "
-                "no plain attribute of it"
+                f"nothing was written: output {index} would be another after loading ({off}); a layer depends on what "
+                "is no plain attribute of it"
             )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, fx
+from torch import fx
 
 from edp_fx.checkpoint.check import check_same
 from edp_fx.checkpoint.examples import describe_inputs
@@ -60,7 +60,7 @@ def save(
     recipe = {
         "format": FORMAT,
         "versions": _versions(),
-        "layers_kept": _layers(gm),
+        "layers_kept": _layers(gm, structure),
         "inputs": describe_inputs(example_inputs),
         "extra": dict(extra or {}),
         "weights_sha256": hashlib.sha256(blob).hexdigest(),
@@ -154,18 +154,20 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("edp_fx", "torch", "timm", "torchvision")}
 
 
-def _layers(gm: fx.GraphModule) -> dict[str, Any]:
-    """For a reader: every layer's channels, and its rank where it is a pair."""
+def _layers(gm: fx.GraphModule, structure: dict[str, Any]) -> dict[str, Any]:
+    """For a reader: the sizes of every layer's weight, and the rank where it is a pair."""
+    shapes = structure["tensors"]
     result: dict[str, Any] = {}
     for node in gm.graph.nodes:
         if node.op != "call_module":
             continue
-        home, _, leaf = str(node.target).rpartition(".")
+        path = str(node.target)
+        home, _, leaf = path.rpartition(".")
         owner = gm.get_submodule(home)
+        name = f"{path}.weight"
+        shape = shapes.get(structure["tied"].get(name, name), [[]])[0]
         if leaf == "coefficient" and isinstance(owner, Pair):
             result[home] = {"form": "pair", "rank": owner.rank, "outputs": owner.shape[0] * owner.groups}
-        elif leaf != "basis":
-            weight = getattr(gm.get_submodule(str(node.target)), "weight", None)
-            if isinstance(weight, Tensor) and weight.ndim > 1:
-                result[str(node.target)] = {"form": "layer", "weight": list(weight.shape)}
+        elif leaf != "basis" and len(shape) > 1:
+            result[path] = {"form": "layer", "weight": shape}
     return result

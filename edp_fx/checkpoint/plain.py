@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -21,8 +22,11 @@ def plain(layer: nn.Module, path: str) -> nn.Module:
     parameter there. Other tensors are shared.
 
     Raises:
-        CheckpointError: the layer has another forward hook, which is code, and a file holds none.
+        CheckpointError: the layer has another forward hook, which is code, and a file holds none; or it is one of
+            torch's lazy layers, which has not run yet.
     """
+    if isinstance(layer, LazyModuleMixin):
+        raise CheckpointError(f"cannot save {path!r}: it has no sizes before its first run; run the network once")
     known: list[Any] = []
     for hook in (*layer._forward_pre_hooks.values(), *layer._forward_hooks.values()):
         if not isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
@@ -46,7 +50,7 @@ def plain(layer: nn.Module, path: str) -> nn.Module:
                 _register(copy, name, getattr(layer, name), sources)
             del copy._modules["parametrizations"]
     if isinstance(copy, nn.RNNBase):
-        copy._init_flat_weights()  # type: ignore[no-untyped-call]
+        copy._init_flat_weights()
     return copy
 
 

@@ -91,6 +91,7 @@ def _attributes(path: str, module: nn.Module, name_of: Callable[[str, Tensor], s
     out, and so is what has no form in a file and no method of the layer's class speaks of.
     """
     found = {}
+    kind: Any = type(module)
     for key, value in vars(module).items():
         if key in _PLAIN or isinstance(value, Tensor):
             continue
@@ -105,9 +106,9 @@ def _attributes(path: str, module: nn.Module, name_of: Callable[[str, Tensor], s
         try:
             found[key] = encode(value, functools.partial(_named, names, name_of))
         except CheckpointError as error:
-            if key in _spoken_of(type(module)):
+            if key in _names_in(kind):
                 raise CheckpointError(
-                    f"cannot save the layer {path!r} ({type(module).__name__}) for its attribute {key!r}: {error}"
+                    f"cannot save the layer {path!r} ({kind.__name__}) for its attribute {key!r}: {error}"
                 ) from error
     return found
 
@@ -117,7 +118,7 @@ def _named(names: Iterator[str], name_of: Callable[[str, Tensor], str], tensor: 
 
 
 @functools.cache
-def _spoken_of(kind: type) -> frozenset[str]:
+def _names_in(kind: Any) -> frozenset[str]:
     """The names that the methods of a class use, those of its bases among them."""
     names: set[str] = set()
 
