@@ -57,10 +57,9 @@ def compress(
         str,
         typer.Option(
             help="What may go: rank, channel, head (whole attention heads), kernel (a convolution becomes a depthwise "
-            "and a pointwise one), branch (of a residual connection, as a whole), tap (the outermost of a kernel: 3x3 "
-            "becomes 1x1); the last three to a budget of MACs."
+            "and a pointwise one), branch (of a residual connection, as a whole); the last two to a budget of MACs."
         ),
-    ] = "rank,channel,head",
+    ] = "rank,channel",
     teacher: Annotated[str | None, typer.Option(help="A model or saved directory to distil from.")] = None,
     ema: Annotated[float, typer.Option(help="Decay of the averaged weights kept as the result; 0: none.")] = 0.0,
     accumulate: Annotated[int, typer.Option(help="Batches per optimiser step.", min=1)] = 1,

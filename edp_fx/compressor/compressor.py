@@ -284,13 +284,12 @@ class Compressor:
         gone = {node for one in dropped for node in one.nodes}
         separated = [one for one in self.survey.kernels if not keep[one.id].all() and one.nodes[0] not in gone]
         names = {one.name for one in separated}
-        cropped = [one for one in self.survey.taps if not keep[one.id].all() and one.node not in gone]
         channels = {number: mask for number, mask in keep.items() if number >= 0}
         kept: KeptIndices = {}
         for network in (*self._followers, self.gm):
             modes = Modes(network)
             form = self._form if network is self.gm else copy.deepcopy(self._form)
-            kept = reshape(network, form, self.survey.graph, channels, keep_pair, separated, dropped, cropped)
+            kept = reshape(network, form, self.survey.graph, channels, keep_pair, separated, dropped)
             if network is self.gm:
                 self._form = self.gm.graph
                 if merged:

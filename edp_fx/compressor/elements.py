@@ -1,8 +1,8 @@
-"""All removable elements of a network (ranks, channels, head dimensions, kernels, branches, taps) as one flat index.
+"""All removable elements of a network (ranks, channels, head dimensions, kernels, branches) as one flat index.
 
 A channel group couples slices of many parameters: element ``e`` of a group owns, in each member parameter,
 the indices of one axis where ``owner == e``; kernels are one element that owns a part of a parameter that no axis
-tells apart, a branch one that owns all of its last layer, outer taps one that owns those of a layer. Numbering the
+tells apart, a branch one that owns all of its last layer. Numbering the
 elements of all groups 0 … n-1 turns every question about groups (norms, gradients, scaling) into one scatter or gather
 per parameter axis.
 """
@@ -20,13 +20,12 @@ from torch import Tensor
 
 from edp_fx.channels.kernels import Kernels, beyond_one_kernel
 from edp_fx.channels.residuals import Branch
-from edp_fx.channels.taps import Taps, outer_taps
 
 if TYPE_CHECKING:
     from edp_fx.channels import Group
 
 Keep = dict[int, NDArray[np.bool_]]
-WHOLE = ("kernel", "branch", "tap")  # kinds of one element a group
+WHOLE = ("kernel", "branch")  # kinds of one element a group
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +33,8 @@ class Site:
     """One axis of one parameter: ``index[i]`` is the element that owns index i, or n where none does.
 
     Where there is a ``part`` the element owns what that gives of the parameter (of many at once); with axis None
-    ``index`` has length 1. What is weighed channel by channel, a branch by all parameters of its last layer and taps by
-    the layer's weight, has ``slots``: ``slots[i]`` numbers output channel i among those of all of them.
+    ``index`` has length 1. What is weighed channel by channel, a branch by all parameters of its last layer, has
+    ``slots``: ``slots[i]`` numbers output channel i among those of all of them.
     """
 
     parameter: str
@@ -70,11 +69,11 @@ class Elements:
     """The flat index of the elements of ``groups``.
 
     Args:
-        groups: the groups, kernels, branches and taps, whose elements may be removed.
+        groups: the groups, kernels and branches, whose elements may be removed.
         parameters: names of the trainable parameters; members that are buffers are left to the prune pass.
     """
 
-    def __init__(self, groups: Sequence[Group | Kernels | Branch | Taps], parameters: Iterable[str]) -> None:
+    def __init__(self, groups: Sequence[Group | Kernels | Branch], parameters: Iterable[str]) -> None:
         names = set(parameters)
         self.groups = tuple(groups)
         self.kinds = np.array([group.kind for group in groups], dtype=str)
@@ -93,12 +92,11 @@ class Elements:
                 element = torch.from_numpy(self.offsets[number : number + 1])
                 kernels.append(Site(group.parameter, None, group.kind, element, beyond_one_kernel))
                 continue
-            if isinstance(group, (Branch, Taps)):
+            if isinstance(group, Branch):
                 element = torch.full((group.channels,), int(self.offsets[number]))
                 slots = torch.arange(group.channels) + sum(map(len, owners))
                 owners.append(element)
-                part = outer_taps if isinstance(group, Taps) else None
-                by_channel.extend(Site(name, 0, group.kind, element, part, slots) for name in group.parameters)
+                by_channel.extend(Site(name, 0, group.kind, element, None, slots) for name in group.parameters)
                 continue
             for member in group.members:
                 if member.parameter not in names:
@@ -111,7 +109,6 @@ class Elements:
                 consumed[number] |= member.role == "consumer"
         self.sites = (*(Site(*key, torch.from_numpy(flat)) for key, flat in index.items()), *kernels, *by_channel)
         self._owners = torch.cat([*owners, torch.zeros(0, dtype=torch.int64)])
-        self._of_kind: dict[str, Tensor] = {}
         ranks = self.kinds == "rank"
         # The change of the loss when an element goes is seen at its consumers' slices or, where no parameter
         # consumes it (the product of queries and keys), at its producers'.
@@ -169,13 +166,6 @@ class Elements:
         """Values by channel [slots] summed by element [n+1]."""
         return values.new_zeros(self.n + 1).index_add_(0, self._kept(self._owners, values.device), values)
 
-    def kind(self, kind: str, device: torch.device) -> Tensor:
-        """Which elements are of groups of a kind [n+1]."""
-        if kind not in self._of_kind:
-            mine = self.kinds[self.group_of] == kind
-            self._of_kind[kind] = torch.from_numpy(np.append(mine, False))
-        return self._kept(self._of_kind[kind], device)
-
     def scale(self, site: Site, parameter: Tensor, factor: Tensor) -> None:
         """Multiply the parameter's slices in place by their elements' factors [n+1] (last entry 1)."""
         shape = [1] * parameter.dim()
@@ -213,8 +203,6 @@ class Elements:
         here = {(site.parameter, site.place): site.index.numpy() for site in self.sites}
         result = np.full(new.n + 1, -1, dtype=np.int64)
         for site in new.sites:
-            if site.role == "tap" and max(kept.get(site.parameter, {}), default=0) > 1:
-                continue  # the ring inside of one that went
             known = [key for key in _before(site, separated) if key in here]
             if not known:
                 continue
@@ -235,8 +223,6 @@ def _before(site: Site, separated: Collection[str]) -> list[tuple[str, tuple[int
     owner, _, part = layer.rpartition(".")
     if owner not in separated:
         return [(site.parameter, site.place)]
-    if site.role == "tap":
-        return []  # before, the layer could still become these two
     if part == "depthwise" or site.axis == 1:
         return [(f"{owner}.weight", (1, "")), (f"{owner}.basis.weight", (1, ""))]
     return [(f"{owner}.{leaf}", site.place), (f"{owner}.coefficient.{leaf}", site.place)]

@@ -40,8 +40,8 @@ class Importance:
 
     Attributes:
         total: what it accumulates [n+1]; the last entry collects what nobody owns.
-        gradients: whether it weighs by gradients: what has none cannot be weighed, but kernels, branches and taps
-            can, too.
+        gradients: whether it weighs by gradients: what has none cannot be weighed, but kernels and branches can,
+            too.
     """
 
     gradients: ClassVar[bool] = False
@@ -83,8 +83,6 @@ class Taylor(Importance):
     kernels the sum of R ∂L/∂W over what the layer's W has beyond one kernel per input channel, R; a residual
     branch counts as all its output channels, Σ w ∂L/∂w over each one's parameters of the last layer: as one gate, a
     branch that makes up most of a sum would seem to matter little where a norm behind the sum undoes its scale.
-    Outer taps go for all channels of a layer at once: they count as what that changes at most, (Σ |Σ w ∂L/∂w|)² with
-    the inner sums channel by channel.
     """
 
     gradients = True
@@ -100,9 +98,7 @@ class Taylor(Importance):
         lines = [(site, site.line(value * gradient)) for (site, gradient), value in values]
         device = lines[0][1].device
         step = elements.sums([one for one in lines if one[0].slots is None], device).square_()
-        channels = elements.channel_sums(lines, device)
-        together = elements.of_channels(channels.abs()).square_()
-        step.add_(torch.where(elements.kind("tap", device), together, elements.of_channels(channels.square_())))
+        step.add_(elements.of_channels(elements.channel_sums(lines, device).square_()))
         self.total = step if self.total is None else self.total.to(step.device).add_(step)
 
     def scores(self, context: Context) -> Tensor:

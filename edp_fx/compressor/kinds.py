@@ -10,7 +10,7 @@ from edp_fx.compressor.importance import Importance
 from edp_fx.compressor.method import Method
 from edp_fx.errors import BudgetError
 
-KINDS = ("rank", "channel", "head", "kernel", "branch", "tap")
+KINDS = ("rank", "channel", "head", "kernel", "branch")
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def offer_kinds(method: Method, importance: Importance, total_steps: int) -> Off
 
 
 def check_kinds(kinds: Sequence[str], method: Method, importance: Importance) -> None:
-    """Raise :class:`BudgetError` where a kind is unknown, none is given, or kernels, branches or taps are asked
-    for that cannot go."""
+    """Raise :class:`BudgetError` where a kind is unknown, none is given, or kernels or branches are asked for
+    that cannot go."""
     if not kinds or set(kinds) - set(KINDS):
         raise BudgetError(f"kinds {', '.join(kinds)}: take one or more of {', '.join(KINDS)}")
     whole = " and ".join(kind for kind in dict.fromkeys(kinds) if kind in WHOLE)

@@ -38,8 +38,7 @@ def layer_shapes(model: nn.Module) -> Shapes:
 
 def changes(before: Shapes, after: Shapes) -> list[dict[str, Any]]:
     """One record per layer: outputs, inputs and rank as [before, after]; form is ``pair``, ``merged``,
-    ``plain``, ``separate`` (a depthwise and a pointwise layer), ``pointwise`` (what is left of that without its outer
-    taps) or ``gone`` (with its branch, or into the pointwise layer behind it)."""
+    ``plain``, ``separate`` (a depthwise and a pointwise layer) or ``gone`` (with its branch)."""
     records = []
     for name, old in before.items():
         separate = after.get(f"{name}.pointwise")
@@ -47,7 +46,7 @@ def changes(before: Shapes, after: Shapes) -> list[dict[str, Any]]:
         if new is None:
             form, new = "gone", {"outputs": 0, "inputs": 0, "rank": None if old["rank"] is None else 0}
         elif separate:
-            form = "separate" if f"{name}.depthwise" in after else "pointwise"
+            form = "separate"
         else:
             form = "plain" if old["rank"] is None else "merged" if new["rank"] is None else "pair"
         records.append(

@@ -17,7 +17,6 @@ from edp_fx.compressor.elements import Keep
 from edp_fx.inputs import normalize
 from edp_fx.leaves import tensors_of
 from edp_fx.passes.branches import DropBranches
-from edp_fx.passes.crop import CropKernels
 from edp_fx.passes.fuse import FusePairs, UnfusePairs
 from edp_fx.passes.merge import Chooser, MergePairs
 from edp_fx.passes.prune import prune
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from edp_fx.channels import ChannelGraph
     from edp_fx.channels.kernels import Kernels
     from edp_fx.channels.residuals import Branch
-    from edp_fx.channels.taps import Taps
 
 KeptIndices = dict[str, dict[int, NDArray[np.int64]]]
 
@@ -53,7 +51,6 @@ def reshape(
     keep_pair: Chooser | None,
     separated: Sequence[Kernels],
     dropped: Sequence[Branch],
-    cropped: Sequence[Taps],
 ) -> KeptIndices:
     """Prune ``gm`` to ``keep`` in place; merge the pairs that ``keep_pair`` does not want where it is given.
 
@@ -65,21 +62,17 @@ def reshape(
         keep_pair: (name, pair) -> whether a pruned pair is to stay two layers.
         separated: layers whose kernels go, all but one per input channel.
         dropped: branches that go.
-        cropped: layers whose outermost taps go.
 
     Returns:
         Per parameter and axis, the indices that stayed.
     """
     gm.graph = form
     pruned = prune(gm, graph, keep)
-    crop = CropKernels(cropped)(gm)
-    reports = [pruned.report, crop.report, DropBranches(dropped)(gm).report, SeparateConvs(separated)(gm).report]
+    reports = [pruned.report, DropBranches(dropped)(gm).report, SeparateConvs(separated)(gm).report]
     if keep_pair is not None:
         reports.append(MergePairs(keep_pair)(gm).report)
     gm.meta["edp_fx.reports"] = [*gm.meta.get("edp_fx.reports", []), *reports]
     kept: KeptIndices = pruned.report.facts["kept"]
-    for name, axes in crop.report.facts["kept"].items():
-        kept[name] = {**kept.get(name, {}), **axes}
     return kept
 
 

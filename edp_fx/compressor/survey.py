@@ -13,7 +13,6 @@ from torch import fx
 from edp_fx.channels import ChannelGraph, Group, analyze
 from edp_fx.channels.kernels import Kernels, find_kernels
 from edp_fx.channels.residuals import Branch, find_branches
-from edp_fx.channels.taps import Taps, find_taps
 from edp_fx.compressor.elements import WHOLE, Elements
 from edp_fx.compressor.prices import Prices
 from edp_fx.compressor.removals import aligned_floors
@@ -55,7 +54,6 @@ class Survey:
         graph: its analysis.
         kernels: layers that may become a depthwise and a pointwise one.
         branches: what residual connections add, that may go as a whole.
-        taps: the outermost of the kernels of layers that cannot become a depthwise and a pointwise one (any more).
         cost: the network's cost in the metric under any keep-set.
         work: what forms of layers and elements are compared by; ``cost`` but where MACs are counted without ranks.
         elements: the flat index of what may go.
@@ -73,13 +71,9 @@ class Survey:
         frozen = {name for name, one in gm.named_parameters() if wanted.trained and not one.requires_grad}
         kernels = find_kernels(gm) if "kernel" in wanted.kinds else []
         branches = find_branches(gm, self.graph, -1 - len(kernels)) if "branch" in wanted.kinds else []
-        taps: list[Taps] = []
-        if "tap" in wanted.kinds:
-            taps = find_taps(gm, {one.parameter for one in kernels}, -1 - len(kernels) - len(branches))
-        self.taps: Sequence[Taps] = [one for one in taps if one.parameter not in frozen]
         self.kernels: Sequence[Kernels] = [one for one in kernels if one.parameter not in frozen]
         self.branches: Sequence[Branch] = [one for one in branches if frozen.isdisjoint(one.parameters)]
-        self.cost = CostModel(gm, self.graph, wanted.metric, wanted.table, self.kernels, self.branches, self.taps)
+        self.cost = CostModel(gm, self.graph, wanted.metric, wanted.table, self.kernels, self.branches)
         self.work = self.cost
         if wanted.metric == "macs" and not wanted.ranks:
             self.work = CostModel(
@@ -87,7 +81,6 @@ class Survey:
                 self.graph,
                 kernels=self.kernels,
                 branches=self.branches,
-                taps=self.taps,
                 traffic=TRAFFIC,
                 position=POSITION,
             )
@@ -98,13 +91,13 @@ class Survey:
         ]
         self.untrained = [group for group in groups if not frozen.isdisjoint(_readers(group))]
         groups = [group for group in groups if group not in self.untrained]
-        self.elements = Elements([*groups, *self.kernels, *self.branches, *self.taps], dict(gm.named_parameters()))
+        self.elements = Elements([*groups, *self.kernels, *self.branches], dict(gm.named_parameters()))
         self._prices = Prices(self.cost, self.elements)
         self._work_prices = self._prices if self.work is self.cost else Prices(self.work, self.elements)
 
     def floors(self, wanted: NDArray[Any]) -> NDArray[np.int64]:
-        """The fewest elements each group keeps [groups]: ``wanted`` as ``align`` allows, none for kernels,
-        branches and taps."""
+        """The fewest elements each group keeps [groups]: ``wanted`` as ``align`` allows, none for kernels
+        and branches."""
         floors = aligned_floors(wanted, self.elements.sizes, self._wanted.align)
         return np.where(np.isin(self.elements.kinds, WHOLE), 0, floors)
 

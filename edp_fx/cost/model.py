@@ -10,7 +10,6 @@ from edp_fx.channels import ChannelGraph
 from edp_fx.channels.counts import Keep
 from edp_fx.channels.kernels import Kernels
 from edp_fx.channels.residuals import Branch
-from edp_fx.channels.taps import Taps
 from edp_fx.cost.latency import MeasuredChoice, latency_terms
 from edp_fx.cost.terms import (
     PairTerms,
@@ -20,7 +19,6 @@ from edp_fx.cost.terms import (
     with_branches,
     with_kernels,
     with_positions,
-    with_taps,
     with_traffic,
 )
 from edp_fx.errors import BudgetError
@@ -58,7 +56,6 @@ class CostModel:
         kernels: layers that cost what a depthwise and a pointwise layer cost where a keep-set leaves their kernels out
             (by MACs).
         branches: what costs nothing where a keep-set leaves it out (by MACs).
-        taps: what costs less, or nothing, where a keep-set leaves it out (by MACs).
         traffic: added for every number that a layer puts out (by MACs).
         position: added for every position of what a layer puts out, be its channels as few as they will; once for what
             may become two layers (by MACs).
@@ -76,7 +73,6 @@ class CostModel:
         table: LatencyTable | None = None,
         kernels: Sequence[Kernels] = (),
         branches: Sequence[Branch] = (),
-        taps: Sequence[Taps] = (),
         traffic: float = 0.0,
         position: float = 0.0,
     ) -> None:
@@ -95,7 +91,7 @@ class CostModel:
             terms = latency_terms(gm, graph, self.table)
             self._measured = MeasuredChoice(gm, graph.analysis.node_shapes, self.table)
         terms = with_kernels(with_positions(terms, position), kernels)
-        self._plain, self._pairs = with_traffic(with_branches(with_taps(terms, taps), branches), traffic)
+        self._plain, self._pairs = with_traffic(with_branches(terms, branches), traffic)
         self.dense = self.total({})
 
     @property

@@ -13,7 +13,6 @@ from edp_fx.channels import ChannelGraph
 from edp_fx.channels.counts import AxisCount, Keep
 from edp_fx.channels.kernels import Kernels
 from edp_fx.channels.residuals import Branch
-from edp_fx.channels.taps import Taps
 from edp_fx.pairs import Pair
 
 
@@ -93,23 +92,6 @@ def with_kernels(terms: Terms, kernels: Sequence[Kernels]) -> Terms:
             pair = PairTerms(pair.name, *parts)
         pairs.append(pair)
     return plain, pairs
-
-
-def with_taps(terms: Terms, taps: Sequence[Taps]) -> Terms:
-    """``terms`` where each layer whose outer taps are left out costs what its other taps cost, or nothing where another
-    layer takes those over."""
-    of_node = {one.node: one for one in taps}
-    plain = []
-    for term in terms[0]:
-        one = of_node.get(term.node)
-        if one is not None:
-            if one.pointwise is None:
-                gone = AxisCount(1.0, {one.id: -np.ones(1)})
-                inner = term.constant * one.after / one.before
-                plain.append(replace(term, constant=inner, gates=(*term.gates, gone)))
-            term = replace(term, gates=(*term.gates, AxisCount(0.0, {one.id: np.ones(1)})))
-        plain.append(term)
-    return plain, terms[1]
 
 
 def with_branches(terms: Terms, branches: Sequence[Branch]) -> Terms:

@@ -28,7 +28,6 @@ from edp_fx.errors import BudgetError
         ({"macs": 0.3, "budget": Budget(macs=0.3)}, "not both"),
         ({"start": 0.5}, "the end must come after the start"),
         ({"strength": 0.1}, "strength does not apply: the policy budget"),
-        ({"policy": "lambda"}, "give align=1"),
         ({"policy": "lambda", "align": 1, "macs": 0.3}, "budget does not apply: the policy lambda"),
         ({"allow_inexact": 1}, "give true or false"),
     ],

@@ -25,14 +25,13 @@ METHODS: dict[str, Callable[[Trial], nn.Module]] = {
     # alone ranks could not reach 0.15 of ResNet-20 in blocks: in fours the least is 0.1694
     "edp-ranks": partial(edp, kinds=("rank",), blocks=False),
     "edp-kernels": partial(edp, kinds=("channel", "kernel")),
-    "edp-taps": partial(edp, kinds=("channel", "kernel", "branch", "tap")),
     "edp-channels": partial(edp, kinds=("channel",)),
     "edp-lambda": partial(edp, kinds=("rank", "channel"), policy="lambda", blocks=False),
     "edp-pairs": partial(edp, kinds=("rank", "channel")),
     "slimming": slimming,
 }
 # what a layer puts out counts where they compare
-WEIGHED = ("edp-budget", "edp-taps", "edp-kernels", "edp-channels")
+WEIGHED = ("edp-budget", "edp-kernels", "edp-channels")
 ALIGNED = (*WEIGHED, "edp-pairs", "tp-taylor-blocks")  # in blocks of the trial's
 GRADUAL = (*ALIGNED, "tp-taylor", "edp-ranks")  # on the trial's schedule
 TORCH_PRUNING = ("tp-group-norm", "tp-taylor")
@@ -47,7 +46,6 @@ DESCRIPTIONS = {
     "svd": "trained for half of the steps, every layer cut by singular values, trained on",
     "edp-ranks": "edp-budget that removes ranks only",
     "edp-kernels": "edp-budget that removes channels and kernels",
-    "edp-taps": "edp-budget that removes the outermost taps of kernels, too (`--kinds channel,kernel,branch,tap`)",
     "edp-channels": "edp-budget that removes channels only",
     "edp-pairs": "edp-budget that removes ranks and channels",
     "edp-lambda": "ranks and channels by fixed strengths of the group-sparse penalty: no MACs are asked for",
