@@ -11,22 +11,80 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from edp_fx.errors import DataError
+
+
+SPLITS = ("train", "val", "test", "all")
+
 
 @dataclass
 class Data:
-    """Train, validation and test loaders of (images [N, C, H, W] float32, labels [N] int64) batches.
+    """Loaders of (images [N, C, H, W] float32, labels [N] int64) batches.
 
-    Nothing is ever chosen on ``test``. ``splits`` says in one line how the three were made.
+    Nothing is ever chosen on ``test``.
+
+    Attributes:
+        name: the specification it was loaded by.
+        loaders: by name, of :data:`SPLITS`: train, val, test, and all of the images without augmentation.
+        num_classes: how many classes there are.
+        in_chans: channels of the images.
+        img_size: side of the images in pixels.
+        splits: in one line, how train, validation and test were made.
+        mean: per channel, what was subtracted.
+        std: per channel, what was divided by then.
+        classes: names in the order of the labels; empty where the source has none.
+        lacking: why a loader is missing, and what to do.
     """
 
     name: str
-    train: DataLoader[Any]
-    val: DataLoader[Any]
-    test: DataLoader[Any]
+    loaders: dict[str, DataLoader[Any]]
     num_classes: int
     in_chans: int
     img_size: int
     splits: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...] = ()
+    lacking: str = "the data set has no such part"
+
+    def loader(self, split: str) -> DataLoader[Any]:
+        """The loader of a split. Raises :class:`DataError` where the data set has none."""
+        if split not in SPLITS:
+            raise DataError(f"split {split!r}: unknown; take one of {', '.join(SPLITS)}")
+        if split not in self.loaders:
+            raise DataError(f"--data {self.name}: no images for {split}: {self.lacking}")
+        return self.loaders[split]
+
+    @property
+    def train(self) -> DataLoader[Any]:
+        """Images to train on, augmented."""
+        return self.loader("train")
+
+    @property
+    def val(self) -> DataLoader[Any]:
+        """Images to validate on."""
+        return self.loader("val")
+
+    @property
+    def test(self) -> DataLoader[Any]:
+        """Images that judge the result."""
+        return self.loader("test")
+
+    def describe(self) -> str:
+        """Classes, size, normalisation and splits, a line each."""
+        names = ", ".join(self.classes[:5]) + (", …" if len(self.classes) > 5 else "")
+        return "\n".join(
+            (
+                f"data: {self.name}, {self.num_classes} classes" + (f" ({names})" if names else ""),
+                f"images: {self.img_size} x {self.img_size} pixels, {self.in_chans} channels; mean "
+                f"{_short(self.mean)}, deviation {_short(self.std)}",
+                f"splits: {self.splits}",
+            )
+        )
+
+
+def _short(values: Sequence[float]) -> str:
+    return ", ".join(f"{one:.3f}" for one in values)
 
 
 @dataclass(frozen=True)
@@ -35,8 +93,8 @@ class Reading:
 
     batch_size: int
     img_size: int
-    seed: int = 0
-    workers: int = 0
+    seed: int
+    workers: int
     augment: bool = True
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,20 @@ from torch.nn import functional as F
 
 from edp_fx.data.arrays import ArrayDataset
 from edp_fx.data.base import Data, Reading, make_loader, stratified_split
-from edp_fx.data.files import folder_data, torchvision_data
+from edp_fx.data.folders import folder_data
 from edp_fx.data.idx import read_fashion_mnist
+from edp_fx.data.splitting import SPLIT_SEED
+from edp_fx.data.torchvision_sets import torchvision_data
 from edp_fx.errors import DataError
 
 DATA_HELP = (
     "digits (scikit-learn's 1,797 images, nothing to download); fashion-mnist (looked for in data/FashionMNIST/raw, "
     "~/.cache/edp_fx, ~/.local/share/datasets, /usr/local/share/datasets and /usr/share/datasets, where Debian's "
     "package dataset-fashion-mnist puts it, else downloaded by torchvision); "
-    "folder:PATH (train/CLASS/*.jpg, optionally val/ and test/, or CLASS/*.jpg alone); "
+    "folder:PATH (train/CLASS/*.jpg, optionally val/ and test/; CLASS/*.jpg; or CLASS_anything.jpg side by side); "
     "torchvision:NAME:PATH (a data set class of torchvision found in PATH)"
 )
 KINDS = ("digits", "fashion-mnist", "folder:PATH", "torchvision:NAME:PATH")
-SPLIT_SEED = 0  # the split belongs to the data set: it does not follow --seed
 
 
 def check_spec(spec: str) -> None:
@@ -50,7 +52,7 @@ def load_data(
     batch_size: int = 64,
     img_size: int | None = None,
     seed: int = 0,
-    workers: int = 0,
+    workers: int | None = None,
     augment: bool = True,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -62,7 +64,7 @@ def load_data(
         batch_size: images a batch (over all processes together).
         img_size: side of the square images in pixels; the source's own default where None.
         seed: order and augmentation of the training images. The split is fixed and does not depend on it.
-        workers: loader processes; in-memory sources need none.
+        workers: processes that read image files; as many as there are processor cores where None.
         augment: shift, crop or mirror training images where that keeps their meaning.
         mean: per-channel mean of the normalisation; the source's own where None.
         std: likewise the standard deviation.
@@ -72,6 +74,10 @@ def load_data(
     """
     check_spec(spec)
     kind, _, rest = spec.partition(":")
+    if batch_size < 1:
+        raise DataError(f"--batch-size {batch_size}: give a number from 1 on")
+    if workers is None:
+        workers = os.cpu_count() or 1
     how = Reading(batch_size, img_size or 224, seed, workers, augment, mean, std)
     if kind == "folder":
         return folder_data(Path(rest), how)
@@ -79,36 +85,39 @@ def load_data(
         name, _, path = rest.partition(":")
         return torchvision_data(name, Path(path), how)
     source = _digits if kind == "digits" else _fashion_mnist
-    parts, name, splits, flip = source()
+    parts, classes, splits, flip = source()
     size = img_size or 32
-    parts = [(_resize(images, size), labels) for images, labels in parts]
-    train = parts[0][0]
-    mean = mean or (float(train.mean()),)
-    std = std or (float(train.std()),)
-    loaders = tuple(
-        make_loader(
-            ArrayDataset(
-                images,
-                labels,
-                mean=mean,
-                std=std,
-                shift=max(1, size // 16) if augment and number == 0 else 0,
-                flip=flip and augment and number == 0,
-                seed=seed,
-            ),
-            batch_size if number == 0 else max(batch_size, 128),
-            train=number == 0,
+    parts = {name: (_resize(images, size), labels) for name, (images, labels) in parts.items()}
+    train = parts["train"][0]
+    mean = tuple(mean or (float(train.mean()),))
+    std = tuple(std or (float(train.std()),))
+    parts["all"] = tuple(map(torch.cat, zip(*parts.values())))  # type: ignore[assignment]
+
+    def loader(split: str, images: Tensor, labels: Tensor) -> Any:
+        learn = augment and split == "train"
+        dataset = ArrayDataset(
+            images,
+            labels,
+            mean=mean,
+            std=std,
+            shift=max(1, size // 16) if learn else 0,
+            flip=flip and learn,
             seed=seed,
         )
-        for number, (images, labels) in enumerate(parts)
-    )
-    return Data(name, loaders[0], loaders[1], loaders[2], 10, 3, size, splits)
+        size_ = batch_size if split == "train" else max(batch_size, 128)
+        return make_loader(dataset, size_, train=split == "train", seed=seed)
+
+    loaders = {split: loader(split, *part) for split, part in parts.items()}
+    return Data(kind, loaders, 10, 3, size, splits, mean, std, classes)
 
 
 Part = tuple[Tensor, Tensor]
 
 
-def _digits() -> tuple[list[Part], str, str, bool]:
+FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+
+def _digits() -> tuple[dict[str, Part], tuple[str, ...], str, bool]:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -117,22 +126,27 @@ def _digits() -> tuple[list[Part], str, str, bool]:
     parts = stratified_split(labels, (0.1, 0.2), SPLIT_SEED)
     counts = " / ".join(str(len(part)) for part in parts)
     text = f"1,797 images in {counts} for train / validation / test, stratified by class, seed {SPLIT_SEED}"
-    return [_part(images, labels, part) for part in parts], "digits", text, False
+    named = {name: _part(images, labels, part) for name, part in zip(("train", "val", "test"), parts)}
+    return named, tuple("0123456789"), text, False
 
 
-def _fashion_mnist() -> tuple[list[Part], str, str, bool]:
+def _fashion_mnist() -> tuple[dict[str, Part], tuple[str, ...], str, bool]:
     train, test, where = read_fashion_mnist()
     images, labels = train
     rest, val = stratified_split(labels, (0.1,), SPLIT_SEED)
     scaled = images[:, None].astype(np.float32) / 255.0
     test_images = test[0][:, None].astype(np.float32) / 255.0
     everything = np.arange(len(test[1]))
-    parts = [_part(scaled, labels, rest), _part(scaled, labels, val), _part(test_images, test[1], everything)]
+    parts = {
+        "train": _part(scaled, labels, rest),
+        "val": _part(scaled, labels, val),
+        "test": _part(test_images, test[1], everything),
+    }
     text = (
         f"{len(rest)} / {len(val)} of the training images for train / validation, stratified by class, seed "
         f"{SPLIT_SEED}; the {len(everything)} test images for test; from {where}"
     )
-    return parts, "fashion-mnist", text, True
+    return parts, FASHION, text, True
 
 
 def _part(images: NDArray[np.float32], labels: NDArray[Any], index: NDArray[np.int64]) -> Part:
