@@ -10,7 +10,7 @@ import typer
 
 from edp_fx.errors import EdpError
 
-COMMANDS = ("compress", "inspect", "lower", "evaluate", "bench", "report", "coverage")
+COMMANDS = ("compress", "inspect", "lower", "evaluate", "bench", "report", "data", "coverage")
 
 app = typer.Typer(
     name="edp-fx",

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from edp_fx.cli.options import MODEL_HELP, ImgSize, Mean, NumClasses, Pretrained, Std, Weights
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
@@ -15,51 +17,66 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     data: Annotated[str, typer.Option(help="digits, fashion-mnist, folder:PATH or torchvision:NAME:PATH.")],
-    model: Annotated[
-        str | None,
-        typer.Argument(help="A saved directory, a timm name, torchvision:NAME or module.path:callable."),
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help=MODEL_HELP)] = None,
     engine: Annotated[
         Path | None,
         typer.Option(help="An engine (NVIDIA GPU) or .onnx file to evaluate, alone or beside the model."),
     ] = None,
-    split: Annotated[str, typer.Option(help="test or val.")] = "test",
-    batch_size: Annotated[int, typer.Option(help="Images a batch.")] = 64,
-    num_classes: Annotated[int | None, typer.Option(help="Classes, for a model by name.")] = None,
-    img_size: Annotated[int | None, typer.Option(help="Image side in pixels, for a model by name.")] = None,
-    pretrained: Annotated[bool, typer.Option(help="Published weights, for a model by name.")] = False,
+    split: Annotated[str, typer.Option(help="test, val, train or all: every image there is.")] = "test",
+    batch_size: Annotated[int, typer.Option(help="Images a batch.", min=1)] = 64,
+    num_classes: NumClasses = None,
+    img_size: ImgSize = None,
+    pretrained: Pretrained = False,
+    weights: Weights = None,
+    mean: Mean = None,
+    std: Std = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures as JSON.")] = None,
 ) -> None:
-    """Accuracy of a model, an engine, or both on a data set."""
-    import json
+    """Accuracy of a model, an engine, or both on a data set.
+
+    Example: edp-fx evaluate resnet18.a1_in1k --pretrained --data folder:PATH --split all
+    """
     from dataclasses import asdict
 
     import torch
     from tabulate import tabulate
 
-    from edp_fx.data import check_spec, load_data
+    from edp_fx.data import SPLITS, check_spec, load_data
     from edp_fx.errors import DataError, ModelError
-    from edp_fx.files import check_writable, write
+    from edp_fx.files import check_writable, write_json
     from edp_fx.lowering.accuracy import Accuracy, accuracy
     from edp_fx.lowering.engine import load_engine
 
     if model is None and engine is None:
         raise ModelError("nothing to evaluate: name a model, an --engine, or both")
-    if split not in ("test", "val"):
-        raise DataError(f"--split {split}: test or val")
+    if split not in SPLITS:
+        raise DataError(f"--split {split}: unknown; take one of {', '.join(SPLITS)}")
     if json_path is not None:
         check_writable(json_path)
     check_spec(data)
     runner = load_engine(engine) if engine is not None else None
     loaded: Any = None
+    normalisation: dict[str, Any] = {"mean": mean, "std": std}
     if model is not None:
         from edp_fx.models import load_model
 
-        loaded = load_model(model, num_classes=num_classes, img_size=img_size, pretrained=pretrained)
+        loaded = load_model(
+            model,
+            num_classes=num_classes,
+            img_size=img_size,
+            pretrained=pretrained,
+            weights=weights,
+            mean=mean,
+            std=std,
+        )
+        normalisation = loaded.normalisation
     shown = loaded.example_inputs if loaded is not None else runner.example_inputs() if runner else ()
-    normalisation = _normalisation(loaded, pretrained) if loaded is not None else {}
     images = load_data(data, batch_size=batch_size, img_size=int(shown[0].shape[-1]), augment=False, **normalisation)
-    loader = images.test if split == "test" else images.val
+    loader = images.loader(split)
+    if loaded is not None:
+        typer.echo(loaded.describe())
+        loaded.check_classes(images.num_classes, images.classes)
+    typer.echo(f"{images.describe()}\nevaluated on: {split}")
     results: dict[str, Accuracy] = {}
     if loaded is not None and model is not None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -71,14 +88,6 @@ def evaluate(
         [name, one.images, f"{100 * one.top1:.2f}", f"{100 * one.top5:.2f}", f"{one.loss:.4f}"]
         for name, one in results.items()
     ]
-    typer.echo(f"{images.name}, {split} ({images.splits})")
     typer.echo(tabulate(rows, headers=headers, disable_numparse=True))
     if json_path is not None:
-        text = json.dumps({name: asdict(one) for name, one in results.items()}, indent=1) + "\n"
-        write({json_path: text.encode()})
-
-
-def _normalisation(loaded: Any, pretrained: bool) -> dict[str, Any]:
-    """That of the weights, where they came with one; else the data set's own, as in training."""
-    saved = getattr(loaded.model, "meta", {}).get("edp_fx.recipe", {}).get("extra", {})
-    return {"mean": loaded.mean, "std": loaded.std} if pretrained or "mean" in saved else {}
+        write_json({name: asdict(one) for name, one in results.items()}, json_path)

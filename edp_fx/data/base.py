@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edp_fx.errors import DataError
 
-
 SPLITS = ("train", "val", "test", "all")
 
 

@@ -107,7 +107,7 @@ def _part_folders(root: Path) -> dict[str, Path]:
         if part in found:
             raise DataError(f"--data folder:{root}: {found[part].name}/ and {path.name}/ are both {part}; keep one")
         found[part] = path
-    return found
+    return {part: found[part] for part in PART_NAMES if part in found}
 
 
 def _class_folders(path: Path) -> dict[str, list[Path]]:

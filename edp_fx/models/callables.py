@@ -101,7 +101,7 @@ def _facts(spec: str, made: Any) -> dict[str, Any]:
         facts = {key: getattr(made, key) for key in RETURNED if hasattr(made, key)}
     if not isinstance(facts.get("model"), nn.Module):
         raise ModelError(
-            f"{spec!r} returned {type(made).__name__}, not a model, (model, example_inputs), or something with a 'model'"
+            f"{spec!r} returned {type(made).__name__}, not a model, (model, example_inputs) or something with a model"
         )
     return facts
 

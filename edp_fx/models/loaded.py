@@ -60,6 +60,15 @@ class LoadedModel:
             return None
         return int(given.shape[1]) if isinstance(given, Tensor) and given.dim() == 2 else None
 
+    @property
+    def normalisation(self) -> dict[str, tuple[float, ...]]:
+        """Mean and deviation as options of :func:`edp_fx.data.load_data`; none where the data's own come first."""
+        return {"mean": self.mean, "std": self.std} if self.normalised else {}
+
+    def describe(self) -> str:
+        """Model, weights and outputs in a line."""
+        return f"model: {self.name}; weights: {self.weights}" + (f"; {self.outputs} outputs" if self.outputs else "")
+
     def check_classes(self, count: int, names: Iterable[str] = ()) -> None:
         """Raise :class:`ModelError` where the model tells apart another number of classes than the data, or others."""
         if self.outputs is not None and self.outputs != count:
@@ -70,8 +79,8 @@ class LoadedModel:
         if self.classes and theirs and self.classes != theirs:
             odd = next((mine, other) for mine, other in zip(self.classes, theirs) if mine != other)
             raise ModelError(
-                f"{self.name} was made for the class {odd[0]!r} where the data have {odd[1]!r}: take data with the same "
-                "classes in the same order"
+                f"{self.name} was made for the class {odd[0]!r} where the data have {odd[1]!r}: take data with the "
+                "same classes in the same order"
             )
 
     def normalise_by(self, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:

@@ -54,7 +54,9 @@ def _tensors(found: Any, file: Path) -> dict[str, Tensor]:
         if home is None:
             break
         found = found[home]
-    state = {str(key): one for key, one in found.items() if isinstance(one, Tensor)} if isinstance(found, Mapping) else {}
+    state = (
+        {str(key): one for key, one in found.items() if isinstance(one, Tensor)} if isinstance(found, Mapping) else {}
+    )
     if not state:
         raise ModelError(f"--weights {file}: no weights by name in it")
     return state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,3 +87,62 @@ def test_randomize_leaves_nothing_constant():
     state = {k: v.clone() for k, v in model.state_dict().items()}
     randomize_(model, seed=1)
     assert all(torch.isfinite(v).all() for v in state.values())
+
+
+def test_a_callable_may_say_all_about_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_specs_here.py").write_text(
+        "import torch\n"
+        "from types import SimpleNamespace\n"
+        "net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))\n"
+        "def told():\n"
+        "    return {'model': net, 'example_inputs': torch.randn(2, 3, 2, 2), 'mean': (0.1, 0.2, 0.3), 'std': 0.5,\n"
+        "            'classes': ['cat', 'dog']}\n"
+        "def as_object():\n    return SimpleNamespace(model=net, example_inputs=torch.randn(2, 3, 2, 2), mean=[0.5])\n"
+        "def misspelt():\n    return {'model': net, 'means': 3}\n"
+        "def flat():\n    return {'model': net, 'std': 0.0}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    loaded = load_model("my_specs_here:told")
+    assert (loaded.mean, loaded.std, loaded.classes) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5), ("cat", "dog"))
+    assert loaded.normalised
+    assert loaded.outputs == 2
+    assert load_model("my_specs_here:as_object").mean == (0.5, 0.5, 0.5)
+    assert load_model("my_specs_here:told", mean=(0.4,)).mean == (0.4, 0.4, 0.4)
+    loaded.check_classes(2, ["cat", "dog"])
+    for count, names, message in ((3, (), "2 outputs and the data 3"), (2, ["cat", "cow"], "'dog' where .* 'cow'")):
+        with pytest.raises(ModelError, match=message):
+            loaded.check_classes(count, names)
+    for name, message in (("misspelt", "'means'.*did you mean mean"), ("flat", "above 0")):
+        with pytest.raises(ModelError, match=message):
+            load_model(f"my_specs_here:{name}")
+    with pytest.raises(ModelError, match="takes no argument 'pretrained'"):
+        load_model("my_specs_here:told", pretrained=True)
+
+
+def test_published_weights_keep_all_but_the_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network: the weights torchvision would fetch are made here."""
+    import torchvision
+
+    published = torchvision.models.resnet18(weights=None).state_dict()
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", lambda self, **options: dict(published))
+    loaded = load_model("torchvision:resnet18", num_classes=3, img_size=64, pretrained=True)
+    assert torch.equal(loaded.model.conv1.weight, published["conv1.weight"])  # type: ignore[union-attr]
+    assert loaded.outputs == 3
+    assert "fc.weight, fc.bias random" in loaded.weights
+    assert loaded.normalised
+
+
+def test_a_saved_directory_takes_no_other_classes(tmp_path: Path) -> None:
+    import edp_fx
+
+    source = load_model("test_resnet", num_classes=4, img_size=32)
+    gm = edp_fx.trace(source.model, source.example_inputs)
+    facts = {"mean": [0.1] * 3, "std": [0.2] * 3, "class_names": list("abcd")}
+    edp_fx.save(gm, tmp_path / "m", source.example_inputs, extra=facts)
+    loaded = load_model(str(tmp_path / "m"))
+    assert (loaded.classes, loaded.mean, loaded.normalised) == (tuple("abcd"), (0.1, 0.1, 0.1), True)
+    with pytest.raises(ModelError, match="4 outputs, not 9"):
+        load_model(str(tmp_path / "m"), num_classes=9)
+    with pytest.raises(ModelError, match="its own weights"):
+        load_model(str(tmp_path / "m"), pretrained=True)
