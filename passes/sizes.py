@@ -86,7 +86,8 @@ class _Repairer(GraphRunner):
         masks: Masks = {}
         if isinstance(source, fx.Node) and isinstance(self.env[source], Tensor):  # of a tuple, no axis is indexed
             (shape,), (masks,) = self.shapes[source.name], self.masks[source.name]
-        return NodeSizes(node, layer, shape, masks, self._predicted(node), self.env, self.scalars)
+        kept = self.masks.get(node.name, [])
+        return NodeSizes(node, layer, shape, masks, self._predicted(node), kept, self.env, self.scalars)
 
     def _predicted(self, node: fx.Node) -> list[Shape]:
         """The shape of every tensor of ``node`` after pruning."""

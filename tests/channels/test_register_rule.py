@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from edp_fx.validation.oracle import difference, masked_run, pruned_run, random_keep
 from torch import Tensor, nn
 
 import edp_fx
@@ -13,6 +12,7 @@ from edp_fx.channels.rules import pointwise, view
 from edp_fx.channels.rules.sizes import NodeSizes
 from edp_fx.errors import AnalysisError
 from edp_fx.frontend import trace
+from edp_fx.validation.masking import difference, masked_run, pruned_run, random_keep
 
 
 @torch.library.custom_op("edp_fx_test::leaky", mutates_args=())

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, fx
 
 from edp_fx.channels.atoms import Grid
 from edp_fx.channels.labels import FROZEN, WILDCARD, Factor, compress, on_axis, run_on, vector
 from edp_fx.channels.rules.registry import rule
+from edp_fx.channels.rules.sizes import NodeSizes
 
 if TYPE_CHECKING:
     from edp_fx.channels.sweep import Sweep
@@ -70,9 +73,28 @@ def _join(sweep: Sweep, tensors: list[Tensor], labels: list[Any], axis: int, out
     sweep.set(out, factors)
 
 
-@rule(aten.constant_pad_nd)
+def pad_amounts(sizes: NodeSizes) -> None:
+    """``F.pad(x, (0, 0, 0, 0, 4, 4))``: of what is added, and of what is cut off, as much as stays."""
+    given = sizes.get(1, "pad")
+    amounts = sizes.then(given)
+    if not sizes.before or isinstance(given, fx.Node):
+        return
+    new = list(given)
+    for k, amount in enumerate(amounts):
+        axis = len(sizes.before) - 1 - k // 2
+        mask = sizes.kept[0].get(axis) if amount > 0 else sizes.masks.get(axis)
+        if mask is None or not amount:
+            continue
+        ends = mask[-abs(amount) :] if k % 2 else mask[: abs(amount)]
+        right = int(ends.sum()) if amount > 0 else -int(ends.sum())
+        new[k] = given[k] if sizes.now(given[k]) == right else right
+    if tuple(new) != tuple(given):
+        sizes.put(1, "pad", tuple(new))
+
+
+@rule(aten.constant_pad_nd, sizes=pad_amounts, calls=(F.pad,))
 def pad(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
-    """constant_pad_nd: what is added along a labelled axis is fixed, elsewhere nothing changes."""
+    """constant_pad_nd: what is added along a labelled axis is born there, and may go with whatever it meets."""
     source, amounts = args[0], args[1]
     value = args[2] if len(args) > 2 else kwargs.get("value", 0)
     widths = [(0, 0)] * source.ndim
@@ -84,9 +106,9 @@ def pad(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
         for axis, (before, after) in enumerate(widths):
             if atoms.shape[axis] > 1 and (before or after):
                 inner = atoms[(slice(None),) * axis + (slice(max(0, -before), atoms.shape[axis] - max(0, -after)),)]
-                around = [(0, 0)] * atoms.ndim
-                around[axis] = (max(0, before), max(0, after))
-                atoms = np.pad(inner, around, constant_values=FROZEN)
+                shapes = [(*atoms.shape[:axis], max(0, width), *atoms.shape[axis + 1 :]) for width in (before, after)]
+                first, last = (sweep.ledger.born(math.prod(shape)).reshape(shape) for shape in shapes)
+                atoms = np.concatenate([first, inner, last], axis)
         grows = any(width != (0, 0) for width in widths)
         factors.append(Factor(atoms, factor.zero and (not value or not grows)))
     sweep.set(out, factors)

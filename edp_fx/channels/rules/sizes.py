@@ -28,6 +28,7 @@ class NodeSizes:
         before: the shape of its first argument before pruning; empty where that is no tensor.
         masks: what of its first argument stays.
         after: the shape of each tensor it must give.
+        kept: what of each tensor it gives stays.
         values: what every node before gives now.
         numbers: the numbers that nodes gave before pruning.
     """
@@ -37,6 +38,7 @@ class NodeSizes:
     before: Shape
     masks: Masks
     after: list[Shape]
+    kept: list[Masks]
     values: Mapping[fx.Node, Any]
     numbers: Mapping[str, Any]
 
