@@ -38,6 +38,9 @@ bench-compression: $(VENV)/.benchmarks
 	$(BIN)/python -m benchmarks.compression
 	$(BIN)/python -m benchmarks.document
 
+docs: $(STAMP)
+	$(BIN)/python -m docs.architecture
+
 bench-document: $(VENV)/.benchmarks
 	$(BIN)/python -m benchmarks.document
 

@@ -89,7 +89,7 @@ class TensorRTEngine:
         self._runtime = trt.Runtime(logger_of(target))
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
-            raise LoweringError(f"{target} cannot load the engine: {_refusal(trt, target)}")
+            raise LoweringError(f"{target} cannot load the engine: {why_refused(trt, target)}")
         self._engine = engine
         self._config = _graph_config(trt, engine) if cuda_graph and target == "tensorrt-rtx" else None
         self._context = self._new_context()
@@ -242,7 +242,7 @@ def _onnx_engine(path: Path, data: bytes) -> OnnxEngine:
         raise LoweringError(f"{path}: {error}") from error
 
 
-def _refusal(trt: Any, target: str) -> str:
+def why_refused(trt: Any, target: str) -> str:
     """Why this GPU's runtime may have refused an engine, and what to do."""
     major, minor = torch.cuda.get_device_capability()
     if target == "tensorrt-rtx" and f"SM{major}{minor}" not in trt.ComputeCapability.__members__:

@@ -399,7 +399,7 @@ def test_why_rtx_refuses_an_engine(monkeypatch, capability: tuple[int, int], rea
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some GPU")
-    assert re.search(reason, engine_module._refusal(tensorrt_rtx, "tensorrt-rtx"))
+    assert re.search(reason, engine_module.why_refused(tensorrt_rtx, "tensorrt-rtx"))
 
 
 def rtx_runs_here() -> bool:
