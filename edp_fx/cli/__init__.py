@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -25,12 +25,29 @@ for _command in COMMANDS:
 
 
 def main(argv: list[str] | None = None) -> Any:
-    """Entry point: an :class:`EdpError` becomes one line on stderr and exit status 2, Ctrl-C exit status 130."""
+    """Entry point. What the user can mend becomes one line on stderr and exit status 2, Ctrl-C exit status 130."""
     try:
-        return app(args=argv)
+        code = app(args=argv, prog_name="edp-fx", standalone_mode=False)
     except EdpError as error:
-        print(f"edp-fx: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("edp-fx: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _end(f"edp-fx: {error}", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _end("edp-fx: interrupted", 130)
+    except Exception as error:
+        # a wrong option; the class is click's or typer's own, by typer's version
+        if not hasattr(error, "format_message"):
+            raise
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "edp-fx"
+        if type(error).__name__ == "NoArgsIsHelpError":
+            _end(str(error), 2)
+        _end(f"{command}: {error.format_message().rstrip('.')}; {command} --help shows all", 2)
+    else:
+        if isinstance(code, int) and code:
+            sys.exit(code)
+        return code
+
+
+def _end(message: str, code: int) -> NoReturn:
+    if message:
+        print(message, file=sys.stderr)
+    sys.exit(code)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from edp_fx.cli.options import ImgSize, NumClasses
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
@@ -28,12 +30,14 @@ def bench(
         list[Path] | None,
         typer.Option(help="Engine (NVIDIA GPU) or .onnx file to time too; repeat, the first as the baseline."),
     ] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeat for a sweep. Default: 1 and 8.")] = None,
-    seconds: Annotated[float, typer.Option(help="Time for each backend and batch size.")] = 2.0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: torch's own.")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Batch size; repeat for a sweep. Default: 1 and 8.", min=1)
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Time for each backend and batch size.", min=0.01)] = 2.0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: torch's own.", min=1)] = None,
     cuda_graph: Annotated[bool, typer.Option(help="Capture the engines' launches once and replay them.")] = False,
-    num_classes: Annotated[int | None, typer.Option(help="Classes, for models by name.")] = None,
-    img_size: Annotated[int | None, typer.Option(help="Image side in pixels, for models by name.")] = None,
+    num_classes: NumClasses = None,
+    img_size: ImgSize = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the rows as JSON.")] = None,
 ) -> None:
     """Latency of models and engines against each other: medians and 95th percentiles, measured in turns."""

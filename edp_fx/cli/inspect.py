@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edp_fx.cli.options import ImgSize, ModelArgument
+
 if TYPE_CHECKING:
     from edp_fx.channels import ChannelGraph
 
@@ -19,10 +21,8 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    model: Annotated[
-        str, typer.Argument(help="timm name, torchvision:NAME, module.path:callable or a saved directory.")
-    ],
-    img_size: Annotated[int | None, typer.Option(help="Side of the images in pixels.", min=8)] = None,
+    model: ModelArgument,
+    img_size: ImgSize = None,
     heads: Annotated[
         str, typer.Option(help="Attention heads lose dims, go as a whole, or both: dims | whole | both")
     ] = "dims",

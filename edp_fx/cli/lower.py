@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edp_fx.cli.options import ImgSize, Mean, ModelArgument, NumClasses, Pretrained, Std, Weights
+
 if TYPE_CHECKING:
     from edp_fx.lowering import LowerResult
 
@@ -18,9 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def lower(
-    model: Annotated[
-        str, typer.Argument(help="A saved directory, a timm name, torchvision:NAME or module.path:callable.")
-    ],
+    model: ModelArgument,
     out: Annotated[Path, typer.Option(help="The file to write; a JSON sidecar goes beside it.")],
     target: Annotated[str, typer.Option(help="tensorrt-rtx, tensorrt, onnxruntime or onnx.")] = "tensorrt-rtx",
     precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8.")] = "fp32",
@@ -36,9 +36,12 @@ def lower(
     timing_cache: Annotated[Path | None, typer.Option(help="Timing cache to read and rewrite. TensorRT only.")] = None,
     workspace: Annotated[int | None, typer.Option(help="Most scratch memory while building, in MiB.")] = None,
     onnx: Annotated[Path | None, typer.Option(help="Keep the ONNX file the engine is built from.")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Classes, for a model by name.")] = None,
-    img_size: Annotated[int | None, typer.Option(help="Image side in pixels, for a model by name.")] = None,
-    pretrained: Annotated[bool, typer.Option(help="Published weights, for a model by name.")] = False,
+    num_classes: NumClasses = None,
+    img_size: ImgSize = None,
+    pretrained: Pretrained = False,
+    weights: Weights = None,
+    mean: Mean = None,
+    std: Std = None,
     layers: Annotated[bool, typer.Option(help="Print the layers of the fused plan.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")] = None,
 ) -> None:
@@ -53,7 +56,15 @@ def lower(
 
     if json_path is not None:
         check_writable(json_path)
-    loaded = load_model(model, num_classes=num_classes, img_size=img_size, pretrained=pretrained)
+    loaded = load_model(
+        model,
+        num_classes=num_classes,
+        img_size=img_size,
+        pretrained=pretrained,
+        weights=weights,
+        mean=mean,
+        std=std,
+    )
     loader = _calibration(calibrate, loaded) if calibrate is not None else None
     console = Console(stderr=True)
     with console.status("lowering") as status:
@@ -89,7 +100,7 @@ def _calibration(spec: str, loaded: Any) -> Any:
     from edp_fx.data import load_data
 
     side = int(loaded.example_inputs[0].shape[-1])
-    return load_data(spec, batch_size=32, img_size=side, augment=False).train
+    return load_data(spec, batch_size=32, img_size=side, augment=False, **loaded.normalisation).train
 
 
 def _summary(result: LowerResult) -> str:
