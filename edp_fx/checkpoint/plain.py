@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
-from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from edp_fx.errors import CheckpointError
+from edp_fx.frontend.hooks import WEIGHT_HOOKS
 from edp_fx.inputs import eval_mode
 
 
@@ -29,7 +29,7 @@ def plain(layer: nn.Module, path: str) -> nn.Module:
         raise CheckpointError(f"cannot save {path!r}: it has no sizes before its first run; run the network once")
     known: list[Any] = []
     for hook in (*layer._forward_pre_hooks.values(), *layer._forward_hooks.values()):
-        if not isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
+        if not isinstance(hook, WEIGHT_HOOKS):
             name = getattr(hook, "__qualname__", type(hook).__name__)
             raise CheckpointError(
                 f"cannot save {path or 'the network'!r}: it has the forward hook {name}, and a file holds no code; "

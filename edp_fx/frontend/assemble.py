@@ -74,6 +74,13 @@ def _keep_non_persistent(names: tuple[str, ...], gm: Any) -> None:
             continue
 
 
+def add_constant(gm: fx.GraphModule, name: str, value: Tensor) -> None:
+    """A buffer that is in no state dict, neither of ``gm`` nor of its copies."""
+    parent, leaf = _parent(gm, name)
+    parent.register_buffer(leaf, value, persistent=False)
+    gm._deepcopy_hooks.append(functools.partial(_keep_non_persistent, (name,)))
+
+
 def assemble(
     root: nn.Module, graph: fx.Graph, extra: dict[str, nn.Module], constants: dict[str, Tensor]
 ) -> fx.GraphModule:

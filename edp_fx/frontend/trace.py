@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from edp_fx.errors import TraceError
 from edp_fx.frontend.assemble import assemble
 from edp_fx.frontend.batch import fixes_batch_size
+from edp_fx.frontend.hooks import follow_hooks
 from edp_fx.frontend.modes import mode_dependent
 from edp_fx.frontend.normal_form import remove_dead_code, use_modules
 from edp_fx.frontend.tracer import Guard, ModuleTracer
@@ -94,4 +95,5 @@ def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
     gm.meta["edp_fx.trace"] = TraceReport(
         "fx+opaque" if tracer.opaque else "fx", list(tracer.opaque), list(tracer.guards)
     )
+    follow_hooks(gm, inputs, trace)
     return gm
