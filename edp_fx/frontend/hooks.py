@@ -88,7 +88,7 @@ class _After(_Before):
 
 def _traced(node: fx.Node, hooks: _Before, trace: Trace) -> fx.GraphModule | None:
     """The graph of hooks on what goes through ``node``; None where there is none, or where it does nothing."""
-    operands = [*node.args, node] if isinstance(hooks, _After) else list(node.args)
+    operands: list[Any] = [*node.args, node] if isinstance(hooks, _After) else list(node.args)
     if node.kwargs or not all(isinstance(one, fx.Node) and isinstance(one.meta["val"], Tensor) for one in operands):
         return None
     try:
@@ -97,13 +97,15 @@ def _traced(node: fx.Node, hooks: _Before, trace: Trace) -> fx.GraphModule | Non
         return None
     given = traced.graph.find_nodes(op="placeholder")
     result = traced.graph.output_node().args[0]
-    return None if result in (given[-1], tuple(given)) else traced
+    if result in (given[-1], tuple(given)) or (isinstance(hooks, _After) and not isinstance(result, fx.Node)):
+        return None
+    return traced
 
 
 def _splice(gm: fx.GraphModule, node: fx.Node, traced: fx.GraphModule, after: bool) -> None:
     """The nodes of hooks in the graph of ``gm``, before or after ``node``."""
-    operands = [*node.args, node] if after else list(node.args)
-    known = dict(zip(traced.graph.find_nodes(op="placeholder"), operands))
+    operands: list[Any] = [*node.args, node] if after else list(node.args)
+    known: dict[fx.Node, Any] = dict(zip(traced.graph.find_nodes(op="placeholder"), operands))
     with gm.graph.inserting_before(node.next if after else node):
         for one in traced.graph.nodes:
             if one.op in ("placeholder", "output"):
@@ -111,7 +113,7 @@ def _splice(gm: fx.GraphModule, node: fx.Node, traced: fx.GraphModule, after: bo
             copy = known[one] = gm.graph.node_copy(one, known.__getitem__)
             if one.op in ("get_attr", "call_module"):
                 copy.target = _moved(gm, traced, str(one.target), str(node.target))
-    made = fx.node.map_arg(traced.graph.output_node().args[0], known.__getitem__)
+    made: Any = fx.node.map_arg(traced.graph.output_node().args[0], known.__getitem__)
     if after:
         inside = set(known.values())
         node.replace_all_uses_with(made, delete_user_cb=lambda user: user not in inside)
