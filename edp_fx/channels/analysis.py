@@ -99,6 +99,11 @@ class Analysis:
         return {node: [shape for shape, _ in tensors] for node, tensors in self.views[0].sweep.outputs.items()}
 
     @property
+    def not_run(self) -> dict[str, str]:
+        """Nodes that do not run without data -> why; nothing they touch can be pruned."""
+        return self.views[0].sweep.not_run
+
+    @property
     def node_scalars(self) -> dict[str, Any]:
         """Node name -> the number it gives on the example inputs, before pruning."""
         return self.views[0].sweep.scalars

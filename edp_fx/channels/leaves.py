@@ -30,20 +30,22 @@ def freeze_opaque_leaves(gm: fx.GraphModule, sweep: Sweep) -> None:
     """Freeze what opaque modules of the user's own read, make and work on inside.
 
     Free are modules that own no parameters and give back the shape they are given, torch.nn's own parameterless
-    ones, layers of :data:`RESIZABLE`, and everywhere the rank axes of pairs, which no code outside the pair sees.
+    ones, layers of :data:`RESIZABLE`, and everywhere the rank axes of pairs, which no code outside the pair sees. What
+    could only be run with data freezes what it touches too, be it a module or a function.
     """
     for node in gm.graph.nodes:
-        if node.op != "call_module":
+        reason = sweep.not_run.get(node.name, "inside a module that was not traced")
+        module = submodule(gm, node.target) if node.op == "call_module" else None
+        free = module is None or isinstance(module, RESIZABLE) or _sizes_follow(node, module, sweep)
+        if free and node.name not in sweep.not_run:
             continue
-        module = submodule(gm, node.target)
-        if isinstance(module, RESIZABLE) or _sizes_follow(node, module, sweep):
-            continue
-        where = Where(node.name, type(module).__name__)
-        reason = "inside a module that was not traced"
+        where = Where(node.name, str(node.target) if module is None else type(module).__name__)
         for name in [node.name, *(one.name for one in node.all_input_nodes)]:
             for _, labels in sweep.outputs.get(name, []):
                 for factor in labels:
                     sweep.ledger.freeze(where, factor.atoms, reason)
+        if module is None:
+            continue
         ranks = _rank_axes(module, node.target)
         for parameter, axes in sweep.parameters.items():
             if parameter.startswith(f"{node.target}."):

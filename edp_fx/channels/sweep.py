@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
-from torch.nn.modules.conv import _ConvNd
+from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -19,12 +18,14 @@ from edp_fx.channels.atoms import Grid, Ledger, Where
 from edp_fx.channels.labels import Factor, Labels, drop_trivial, repeats_along, tensors, vector
 from edp_fx.channels.rules import apply_rule, operation
 from edp_fx.channels.rules.registry import Operation
+from edp_fx.channels.weights import Weights, take_weights_away, without_data
 from edp_fx.errors import AnalysisError
-from edp_fx.frontend.running import GraphRunner
+from edp_fx.frontend.random_run import run_on_random
+from edp_fx.frontend.running import GraphRunner, submodule
 from edp_fx.frontend.shapes import call_key, empty_again
 from edp_fx.frontend.shortcuts import META, OPERATIONS, like, pointwise_form
 from edp_fx.inputs import eval_mode
-from edp_fx.leaves import tensors_of
+from edp_fx.leaves import map_tensors, tensors_of
 
 
 class Sweep(TorchDispatchMode):
@@ -42,6 +43,7 @@ class Sweep(TorchDispatchMode):
         self.parameters: dict[str, dict[int, np.ndarray]] = {}
         self.outputs: dict[str, list[tuple[tuple[int, ...], Labels]]] = {}  # by graph node
         self.scalars: dict[str, Any] = {}
+        self.not_run: dict[str, str] = {}  # graph nodes that do not run without data, and why
         self.dead_results: dict[Any, bool] = {}  # of pointwise operations, see their rule
         self._labels: dict[int, tuple[Tensor, Labels]] = {}  # by id, which the tensor beside keeps its own
         self._results: dict[Any, Any] = {}
@@ -192,9 +194,9 @@ def _tiny(tensor: Tensor) -> Tensor:
 class _Runner(GraphRunner):
     """Tells the sweep which graph node is running, and keeps the labels of its outputs."""
 
-    def __init__(self, gm: fx.GraphModule, sweep: Sweep) -> None:
+    def __init__(self, gm: fx.GraphModule, sweep: Sweep, weights: Weights) -> None:
         super().__init__(gm)
-        self.sweep = sweep
+        self.sweep, self.weights = sweep, weights
 
     def run_node(self, node: fx.Node) -> Any:
         self.sweep.where = Where(node.name, node.op)
@@ -204,57 +206,25 @@ class _Runner(GraphRunner):
             raise
         except Exception as error:
             first = (str(error) or type(error).__name__).split("\n")[0]
-            raise AnalysisError(
-                f"the graph does not run at node {node.name!r} ({node.target}): {first}. "
-                "Check the shape and device of the example inputs"
-            ) from error
+            try:
+                result = self._run_with_data(node)
+            except Exception:
+                raise AnalysisError(
+                    f"the graph does not run at node {node.name!r} ({node.target}): {first}. "
+                    "Check the shape and device of the example inputs"
+                ) from error
+            self.sweep.not_run[node.name] = f"it does not run without data ({first})"
         if isinstance(result, (int, float)):
             self.sweep.scalars[node.name] = result
         self.sweep.outputs[node.name] = [(tuple(leaf.shape), self.sweep.labels(leaf)) for leaf in tensors_of(result)]
         return result
 
-
-def without_data(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same on the meta device."""
-    return tree_map_only(Tensor, lambda x: torch.empty_like(x, device=META), inputs)
-
-
-def take_weights_away(model: nn.Module) -> dict[str, tuple[Tensor, int]]:
-    """Put meta tensors in the places of every parameter, buffer and plain tensor attribute of ``model``.
-
-    Inside :func:`edp_fx.inputs.eval_mode`, which gives everything back: a copy would take longer than the run.
-
-    Returns the meta tensors by state name, and how many of their axes can be channels: all but the kernel positions
-    of convolutions. A tensor under several names has the first.
-    """
-    metas: dict[int, Tensor] = {}
-    named: dict[str, tuple[Tensor, int]] = {}
-
-    def meta(real: Tensor) -> Tensor:
-        if id(real) not in metas:
-            empty = torch.empty_like(real, device=META)
-            metas[id(real)] = nn.Parameter(empty, requires_grad=False) if isinstance(real, nn.Parameter) else empty
-        return metas[id(real)]
-
-    modules = list(model.named_modules())
-    for table in ("_parameters", "_buffers"):
-        for path, module in modules:
-            for leaf, value in getattr(module, table).items():
-                if value is not None:
-                    if id(value) not in metas:
-                        axes = 2 if isinstance(module, _ConvNd) else value.ndim
-                        named[f"{path}.{leaf}" if path else leaf] = meta(value), axes
-                    getattr(module, table)[leaf] = meta(value)
-    for _, module in modules:
-        for key, value in vars(module).items():  # also inside lists and dicts
-            if isinstance(value, (Tensor, list, tuple, dict)) and not key.startswith("_") and not _plain(value):
-                module.__dict__[key] = tree_map_only(Tensor, meta, value)
-    return named
-
-
-def _plain(value: Any) -> bool:
-    """A short cut for what most attributes are: a few numbers."""
-    return isinstance(value, (list, tuple)) and all(type(one) in (int, float, str, bool) for one in value)
+    def _run_with_data(self, node: fx.Node) -> Any:
+        """What a node gives on random numbers; without labels."""
+        module = submodule(self.gm, str(node.target)) if node.op == "call_module" else None
+        with self.weights.back_in(module) as device:
+            result = run_on_random(self.gm, node, self.env.__getitem__, device)
+        return map_tensors(lambda one: torch.empty_like(one, device=META), result)
 
 
 def run_sweep(gm: fx.GraphModule, example_inputs: tuple[Any, ...], heads: str) -> Sweep:
@@ -265,10 +235,11 @@ def run_sweep(gm: fx.GraphModule, example_inputs: tuple[Any, ...], heads: str) -
     sweep = Sweep(heads)
     inputs = without_data(tuple(example_inputs))
     with eval_mode(gm):
-        for name, (meta, axes) in take_weights_away(gm).items():
+        weights = take_weights_away(gm)
+        for name, (meta, axes) in weights.named.items():
             sweep.birth(name, meta, axes)
         with torch.no_grad(), sweep:
-            result = _Runner(gm, sweep).run(*inputs)
+            result = _Runner(gm, sweep, weights).run(*inputs)
         sweep.where = Where("output", "output")
         for leaf in tensors_of(result):
             for factor in sweep.labels(leaf):

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from edp_fx.channels.sweep import take_weights_away, without_data
+from edp_fx.channels.weights import take_weights_away, without_data
 from edp_fx.inputs import eval_mode, normalize
 from edp_fx.leaves import tensors_of
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map_only
 
 from edp_fx.errors import PassError
+from edp_fx.frontend.random_run import run_on_random
 from edp_fx.frontend.running import run_node, submodule
 from edp_fx.frontend.shapes import ShapeMode, shapes_only
 from edp_fx.inputs import eval_mode, normalize
+from edp_fx.leaves import map_tensors
 
 
 def _known(node: fx.Node) -> Any:
@@ -29,27 +30,12 @@ def evaluate(root: nn.Module, node: fx.Node, mode: ShapeMode) -> Any:
         module = submodule(root, str(node.target))
         if not module._modules or any(p.is_meta for p in module.parameters()):
             raise
-        given = fx.node.map_arg((node.args, node.kwargs), _known)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            args, kwargs = tree_map_only(Tensor, lambda t: _random(t, mode.device), given)
-            try:
-                with torch._C.DisableTorchFunction():
-                    value = module(*args, **kwargs)
-            except Exception:
-                value = None
+        value = None
+        with contextlib.suppress(Exception):
+            value = run_on_random(root, node, _known, mode.device)
         if value is None:
             raise
-        return tree_map_only(Tensor, mode.meta, value)
-
-
-def _random(like: Tensor, device: torch.device) -> Tensor:
-    with torch._C.DisableTorchFunction():
-        made = torch.rand(like.shape, device=device)
-        return (
-            made.to(like.dtype)
-            if like.is_floating_point()
-            else torch.zeros(like.shape, dtype=like.dtype, device=device)
-        )
+        return map_tensors(mode.meta, value)
 
 
 def propagate(gm: fx.GraphModule, example_inputs: Any) -> None:
