@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # 2.14.1 is the version developed against; any version in pyproject's range does.
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 
-.PHONY: demo test lint coverage bench-compression bench-document clean
+.PHONY: demo test test-all fuzz lint docs coverage bench-compression bench-document clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -19,7 +19,14 @@ demo: $(STAMP)
 	$(BIN)/edp-fx compress resnet18 --data digits --macs 0.4 --epochs 10 --out demo --overwrite
 
 test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(STAMP)
 	$(BIN)/python -m pytest -n 2
+
+# programs made at random, as many as time allows
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz --count 5000
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

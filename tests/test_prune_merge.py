@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from edp_fx.prune_merge import prune_and_merge
 from edp_fx.validation import masking
 
 
-def pairs_of(name: str, size: int, **options) -> tuple[torch.fx.GraphModule, Tensor]:
+def pairs_of(name: str, size: int, **options: Any) -> tuple[torch.fx.GraphModule, Tensor]:
     model = timm.create_model(name, **options).eval()
     randomize_(model)
     x = torch.randn(2, 3, size, size)
@@ -301,7 +302,7 @@ def test_wrong_keep_sets_are_named() -> None:
         Prune(graph, {9999: np.zeros(1, dtype=bool)})(gm)
 
 
-def test_a_pair_of_rank_one_is_priced_as_merged_like_any_other():
+def test_a_pair_of_rank_one_is_priced_as_merged_like_any_other() -> None:
     net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 4))
     inputs = torch.randn(2, 3, 8, 8)
     gm = edp_fx.insert(edp_fx.trace(net, inputs))

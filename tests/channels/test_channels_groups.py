@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ from edp_fx.channels import ChannelGraph, analyze
 from edp_fx.errors import AnalysisError
 
 
-def conv(i: int, o: int, **options) -> nn.Conv2d:
+def conv(i: int, o: int, **options: Any) -> nn.Conv2d:
     return nn.Conv2d(i, o, 3, padding=1, **options)
 
 
@@ -222,9 +224,9 @@ def test_misuse_is_one_clear_error() -> None:
         analyze(gm, torch.randn(IMAGE)).explain("heat")
 
 
-def test_tensors_made_on_the_way_are_no_channels_and_need_no_device():
+def test_tensors_made_on_the_way_are_no_channels_and_need_no_device() -> None:
     class Shifted(nn.Module):
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             if self.training:  # a leaf, so that what it makes is made while the sweep runs
                 return x
             return x * torch.tensor([2.0]) + torch.arange(x.shape[-1]) + torch.zeros(1, device="cpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -33,7 +35,7 @@ in_groups.register_fake(lambda x, groups, width: x.new_empty(x.shape[0], groups,
 
 
 class Around(nn.Module):
-    def __init__(self, op) -> None:
+    def __init__(self, op: Any) -> None:
         super().__init__()
         self.op, self.make, self.read = op, nn.Conv2d(3, 8, 1).double(), nn.Conv2d(8, 5, 1).double()
 
@@ -41,7 +43,7 @@ class Around(nn.Module):
         return self.read(self.op(self.make(x)))
 
 
-def difference_when_pruned(op) -> float:
+def difference_when_pruned(op: Any) -> float:
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     graph = analyze(trace(Around(op), x), x)
     keep = random_keep(graph, seed=0)

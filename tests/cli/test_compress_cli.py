@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,21 +29,23 @@ def net():
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "tiny_network.py").write_text(TINY)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "tiny_network:net"
     sys.modules.pop("tiny_network", None)
 
 
-def run(*arguments):
+def run(*arguments: object) -> int | str:
     """The exit status of the command."""
     with pytest.raises(SystemExit) as caught:
         main(["compress", *map(str, arguments)])
     return caught.value.code or 0
 
 
-def test_a_run_leaves_the_network_its_engine_and_a_report(tiny, tmp_path, capsys):
+def test_a_run_leaves_the_network_its_engine_and_a_report(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     options = ("--data", "digits", "--img-size", 16, "--macs", 0.5, "--epochs", 4, "--batch-size", 32, "--lr", 0.01)
     assert run(tiny, *options, "--out", out, "--json", tmp_path / "copy.json") == 0
@@ -68,7 +73,7 @@ def test_a_run_leaves_the_network_its_engine_and_a_report(tiny, tmp_path, capsys
     assert sorted(path.name for path in out.iterdir()) == kept
 
 
-def test_without_training_and_without_baseline(tiny, tmp_path):
+def test_without_training_and_without_baseline(tiny: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ("--data", "digits", "--img-size", 16, "--macs", 0.8, "--epochs", 0, "--target", "onnx")
     assert run(tiny, *options, "--out", out) == 0
@@ -78,7 +83,9 @@ def test_without_training_and_without_baseline(tiny, tmp_path):
     assert report["compressed"]["macs"] <= 0.8 * report["dense"]["macs"]
 
 
-def test_a_budget_of_latency_is_told_beside_what_was_measured(tiny, tmp_path, monkeypatch, capsys):
+def test_a_budget_of_latency_is_told_beside_what_was_measured(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "out"
     options = ("--data", "digits", "--img-size", 16, "--latency", 1.0, "--align", 8, "--epochs", 0, "--target", "onnx")
@@ -117,7 +124,9 @@ def test_a_budget_of_latency_is_told_beside_what_was_measured(tiny, tmp_path, mo
         ("resnet18", {"--resume": True}, "nothing to go on with"),
     ],
 )
-def test_bad_input_gets_one_line_and_leaves_nothing(tiny, tmp_path, capsys, model, options, message):
+def test_bad_input_gets_one_line_and_leaves_nothing(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, options: dict[str, Any], message: str
+) -> None:
     out = tmp_path / "out"
     chosen = {"--data": "digits", "--img-size": "16", "--macs": "0.4", "--epochs": "1", **options}
     given = [(key, value) for key, value in chosen.items() if value]
@@ -129,7 +138,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(tiny, tmp_path, capsys, mode
     assert not out.exists()
 
 
-def test_output_below_a_file_is_refused(tiny, tmp_path, capsys):
+def test_output_below_a_file_is_refused(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("mine")
     options = ("--data", "digits", "--img-size", 16, "--macs", 0.5, "--epochs", 1, "--no-baseline")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -138,7 +147,9 @@ def test_output_below_a_file_is_refused(tiny, tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_interrupted_run_keeps_its_checkpoint_and_resumes(tiny, tmp_path, capsys, monkeypatch):
+def test_interrupted_run_keeps_its_checkpoint_and_resumes(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from edp_fx.train import Trainer
 
     out = tmp_path / "out"
@@ -146,7 +157,7 @@ def test_interrupted_run_keeps_its_checkpoint_and_resumes(tiny, tmp_path, capsys
     options = (tiny, *options, "--no-baseline", "--target", "onnx", "--out", out)
     original = Trainer._optimizer_step
 
-    def interrupted(self):
+    def interrupted(self) -> Any:
         if self.step == 12:  # in the second epoch
             raise KeyboardInterrupt
         original(self)

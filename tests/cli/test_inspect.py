@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import pytest
@@ -25,7 +28,7 @@ from tests.helpers.chromium import chromium
 class Dense(nn.Module):
     """Two joins, one extending the other, a residual sum, size arithmetic, and channels that nothing may remove."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
         self.norm = nn.BatchNorm2d(8)
@@ -36,7 +39,7 @@ class Dense(nn.Module):
         self.head = nn.Linear(6, 5)
         self.gamma = nn.Parameter(torch.ones(16))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.norm(self.stem(x)))
         one = self.one(x)
         two = self.two(torch.cat([x, one], 1))
@@ -51,18 +54,18 @@ INPUTS = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
 
 
 @pytest.fixture(scope="module")
-def dense():
+def dense() -> edp_fx.ChannelGraph:
     return edp_fx.analyze(trace(Dense(), INPUTS), INPUTS)
 
 
-def run(*argv):
+def run(*argv: object) -> int | str:
     """Exit status of ``edp-fx inspect ARGV``."""
     with pytest.raises(SystemExit) as ended:
         main(["inspect", *map(str, argv)])
     return ended.value.code or 0
 
 
-def test_the_picture_is_about_layers(dense):
+def test_the_picture_is_about_layers(dense: edp_fx.ChannelGraph) -> None:
     nodes = drawing(dense)["nodes"]
     drawn = [node for k, node in enumerate(nodes) if node["into"] == k]
     layers = {node["layer"] for node in drawn if node["kind"] == "call_module"}
@@ -77,7 +80,7 @@ def test_the_picture_is_about_layers(dense):
         assert all(source < k for source in node["in"])
 
 
-def test_a_join_that_extends_another_is_drawn_on_top_of_it(dense):
+def test_a_join_that_extends_another_is_drawn_on_top_of_it(dense: edp_fx.ChannelGraph) -> None:
     nodes = drawing(dense)["nodes"]
     first, second = [k for k, node in enumerate(nodes) if node["op"] == "cat"]
     assert second > first
@@ -85,7 +88,7 @@ def test_a_join_that_extends_another_is_drawn_on_top_of_it(dense):
     assert [nodes[k]["layer"] for k in nodes[second]["in"] if k != first] == ["two"]
 
 
-def test_nodes_carry_the_groups_on_their_channels(dense):
+def test_nodes_carry_the_groups_on_their_channels(dense: edp_fx.ChannelGraph) -> None:
     data = drawing(dense)
     nodes = {node["name"]: node for node in data["nodes"]}
     cat = next(node for node in data["nodes"] if node["op"] == "cat")
@@ -96,7 +99,7 @@ def test_nodes_carry_the_groups_on_their_channels(dense):
     assert sum(node["macs_share"] for node in data["nodes"]) == pytest.approx(1)
 
 
-def test_files_are_written_and_agree(tmp_path, capsys):
+def test_files_are_written_and_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = {kind: tmp_path / f"graph.{kind}" for kind in ("json", "dot", "graphml", "html")}
     spec = f"{__name__}:Dense"
     assert run(spec, "--img-size", 8, *(word for kind, path in paths.items() for word in (f"--{kind}", path))) == 0
@@ -112,14 +115,14 @@ def test_files_are_written_and_agree(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths.values())
 
 
-def test_explain_says_with_whom_a_layer_is_tied(capsys):
+def test_explain_says_with_whom_a_layer_is_tied(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(f"{__name__}:Dense", "--img-size", 8, "--explain", "mix") == 0
     assert "mix: 8 prunable channels" in capsys.readouterr().out
     assert run(f"{__name__}:Dense", "--img-size", 8, "--explain", "mixx") == 2
     assert "did you mean mix" in capsys.readouterr().err
 
 
-def test_pairs_show_their_ranks(capsys):
+def test_pairs_show_their_ranks(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(f"{__name__}:Dense", "--img-size", 8, "--pairs") == 0
     assert " rank " in capsys.readouterr().out
 
@@ -133,18 +136,18 @@ def test_pairs_show_their_ranks(capsys):
         ([f"{__name__}:Dense", "--heads", "some"], "heads='some' is unknown"),
     ],
 )
-def test_bad_input_is_one_line(argv, message, capsys):
+def test_bad_input_is_one_line(argv: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*argv) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path):
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text("before")
 
-    def fail():
+    def fail() -> Any:
         with whole(path) as part:
             part.write_text("half")
             raise OSError(28, "No space left on device")
@@ -159,21 +162,21 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser() -> Iterator[Any]:
     with chromium(1400, 900) as driver:
         yield driver
 
 
-def settle(browser):
+def settle(browser: Any) -> None:
     WebDriverWait(browser, 60).until(lambda one: one.execute_script("return document.body.dataset.ready") == "1")
 
 
-def find(browser, selector):
+def find(browser: Any, selector: str) -> Any:
     return browser.find_element("css selector", selector)
 
 
 @pytest.fixture(scope="module")
-def resnet50(tmp_path_factory):
+def resnet50(tmp_path_factory: pytest.TempPathFactory) -> tuple[edp_fx.ChannelGraph, Path]:
     loaded = load_model("resnet50", img_size=64)
     graph = edp_fx.analyze(loaded.model, loaded.example_inputs)
     path = tmp_path_factory.mktemp("page") / "resnet50.html"
@@ -182,7 +185,7 @@ def resnet50(tmp_path_factory):
 
 
 @pytest.mark.browser
-def test_search_and_click_show_the_group_of_a_layer(browser, resnet50):
+def test_search_and_click_show_the_group_of_a_layer(browser: Any, resnet50: tuple[edp_fx.ChannelGraph, Path]) -> None:
     graph, path = resnet50
     browser.get(path.as_uri())
     settle(browser)
@@ -216,7 +219,7 @@ def test_search_and_click_show_the_group_of_a_layer(browser, resnet50):
 
 
 @pytest.mark.browser
-def test_frozen_layers_are_grey_and_say_why(browser, dense, tmp_path):
+def test_frozen_layers_are_grey_and_say_why(browser: Any, dense: edp_fx.ChannelGraph, tmp_path: Path) -> None:
     hostile = 'net</script><img src=x onerror="document.title=1">'
     path = tmp_path / "page.html"
     path.write_text(inspect_page(dense, hostile))
@@ -235,18 +238,18 @@ def test_frozen_layers_are_grey_and_say_why(browser, dense, tmp_path):
 class Long(nn.Module):
     """A residual chain of a thousand operations."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.convs = nn.ModuleList([nn.Conv2d(3, 3, 1) for _ in range(334)])
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         for conv in self.convs:
             x = x + F.relu(conv(x))
         return x
 
 
 @pytest.mark.browser
-def test_a_thousand_nodes(browser, tmp_path):
+def test_a_thousand_nodes(browser: Any, tmp_path: Path) -> None:
     inputs = (torch.randn(1, 3, 2, 2),)
     path = tmp_path / "page.html"
     path.write_text(inspect_page(edp_fx.analyze(Long(), inputs), "long"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import fx, nn
 
 import edp_fx
 from edp_fx.compressor.elements import Elements
@@ -53,7 +54,7 @@ MAKERS = {
 }
 
 
-def sizes(gm, x) -> dict[tuple[str, ...], int]:
+def sizes(gm: fx.GraphModule, x: torch.Tensor) -> dict[tuple[str, ...], int]:
     """Prunable exact groups of more than 8 elements by the parameters they cut, with what is kept."""
     graph = edp_fx.analyze(gm, x)
     found = {}
@@ -63,7 +64,7 @@ def sizes(gm, x) -> dict[tuple[str, ...], int]:
     return found
 
 
-def check(before: dict, gm, x) -> int:
+def check(before: dict, gm: fx.GraphModule, x: torch.Tensor) -> int:
     """Every count a multiple of 8 or whole; returns how many were cut."""
     cut = 0
     whole = {name.rpartition(".weight")[0]: size for members, size in before.items() for name in members}
@@ -168,7 +169,7 @@ def test_a_group_that_is_no_multiple_is_first_cut_to_one() -> None:
     assert left.sum() == 36
 
 
-def fake(number: int, size: int):
+def fake(number: int, size: int) -> Any:
     return SimpleNamespace(id=number, size=size, kind="channel", members=[])
 
 

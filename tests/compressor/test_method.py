@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -32,27 +33,27 @@ from edp_fx.errors import BudgetError
         ({"allow_inexact": 1}, "give true or false"),
     ],
 )
-def test_a_wrong_value_is_refused_by_the_method_itself(changes, message):
+def test_a_wrong_value_is_refused_by_the_method_itself(changes: Any, message: str) -> None:
     with pytest.raises(BudgetError) as caught:
         Method.preset(**changes)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_preset_is_answered_with_the_nearest():
+def test_an_unknown_preset_is_answered_with_the_nearest() -> None:
     with pytest.raises(BudgetError, match="did you mean scratch"):
         Method.preset("scrach")
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_what_is_written_down_reads_back_the_same(name):
+def test_what_is_written_down_reads_back_the_same(name: str) -> None:
     method = Method.preset(name)
     if method.policy == "budget":
         method = method.changed(latency=0.4, floor=0.1)
     assert Method.read(json.loads(json.dumps(method.plain()))) == method
 
 
-def test_text_becomes_what_the_field_takes():
+def test_text_becomes_what_the_field_takes() -> None:
     for name, text, value in (
         ("end", "3e-1", 0.3),
         ("kinds", "channel, branch", ("channel", "branch")),

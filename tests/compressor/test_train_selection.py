@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,15 +22,15 @@ from edp_fx.errors import BudgetError
 from edp_fx.inputs import randomize_
 
 
-def group(number, size, members, kind="channel"):
+def group(number: int, size: int, members: Any, kind: str = "channel") -> Any:
     return SimpleNamespace(id=number, size=size, kind=kind, members=members)
 
 
-def member(parameter, axis, owner, role):
+def member(parameter: Any, axis: Any, owner: Any, role: Any) -> Any:
     return SimpleNamespace(parameter=parameter, axis=axis, owner=np.array(owner, dtype=np.int32), role=role)
 
 
-def two_groups():
+def two_groups() -> Elements:
     first = group(
         7,
         2,
@@ -43,7 +44,7 @@ def two_groups():
     return Elements([first, second], ["a.weight", "b.weight"])
 
 
-def test_elements_of_several_groups_share_one_axis_index():
+def test_elements_of_several_groups_share_one_axis_index() -> None:
     elements = two_groups()
     assert elements.n == 3
     sites = {(site.parameter, site.axis): site.index.tolist() for site in elements.sites}
@@ -51,7 +52,7 @@ def test_elements_of_several_groups_share_one_axis_index():
     assert [site.parameter for site in elements.gates] == ["b.weight"]
 
 
-def test_sums_and_scales_go_to_the_owning_elements():
+def test_sums_and_scales_go_to_the_owning_elements() -> None:
     elements = two_groups()
     weight = torch.arange(12.0).view(4, 3)
     site = next(site for site in elements.sites if site.parameter == "a.weight")
@@ -62,7 +63,7 @@ def test_sums_and_scales_go_to_the_owning_elements():
     assert weight[2].tolist() == [12.0, 14.0, 16.0]
 
 
-def test_elements_are_found_again_after_pruning():
+def test_elements_are_found_again_after_pruning() -> None:
     before = two_groups()
     after = Elements(
         [
@@ -79,14 +80,14 @@ def test_elements_are_found_again_after_pruning():
     assert before.carried(after, kept).tolist() == [2, 1]
 
 
-def test_hull_prices_first_removals_that_save_nothing_with_those_that_pay():
+def test_hull_prices_first_removals_that_save_nothing_with_those_that_pay() -> None:
     prices = hull_prices(np.array([1.0, 2.0, 3.0, 9.0]), np.array([0.0, 0.0, 3.0, 4.0]))
     assert prices.tolist() == [1.0, 1.0, 1.0, 6.0]
     assert np.isinf(hull_prices(np.array([1.0, 2.0]), np.zeros(2))).all()
 
 
 @pytest.mark.parametrize("total", [2, 7, 60, 200, 5000])
-def test_schedule_decides_shrinks_and_ends_within_the_run(total):
+def test_schedule_decides_shrinks_and_ends_within_the_run(total: int) -> None:
     schedule = Method().schedule(total)
     decisions = [step for step in range(total + 1) if schedule.decides(step)]
     assert decisions[-1] == schedule.last
@@ -100,12 +101,12 @@ def test_schedule_decides_shrinks_and_ends_within_the_run(total):
 
 
 @pytest.mark.parametrize("values", [{}, {"macs": 0.4, "params": 0.3}, {"macs": 0.0}, {"macs": float("nan")}])
-def test_malformed_budgets_are_refused(values):
+def test_malformed_budgets_are_refused(values: Any) -> None:
     with pytest.raises(BudgetError):
         Budget(**values)
 
 
-def test_budget_is_a_share_or_an_amount():
+def test_budget_is_a_share_or_an_amount() -> None:
     assert Budget(macs=0.4).target(1000) == 400
     assert Budget(params=250).target(1000) == 250
     with pytest.raises(BudgetError, match=r"least that can is 0.5"):
@@ -113,7 +114,7 @@ def test_budget_is_a_share_or_an_amount():
 
 
 class Net(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(8)
@@ -121,13 +122,13 @@ class Net(nn.Module):
         self.right = nn.Conv2d(8, 12, 1)
         self.head = nn.Linear(12, 5)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.norm(self.stem(x)))
         return self.head(torch.relu(self.left(x) + self.right(x)).mean((2, 3)))
 
 
 @pytest.fixture(scope="module")
-def priced():
+def priced() -> Any:
     model = Net()
     randomize_(model)
     inputs = (torch.randn(2, 3, 8, 8),)
@@ -138,7 +139,7 @@ def priced():
     return cost, elements, Prices(cost, elements)
 
 
-def test_prices_agree_with_the_cost_model(priced):
+def test_prices_agree_with_the_cost_model(priced: Any) -> None:
     cost, elements, prices = priced
     rng = np.random.default_rng(0)
     for share in (0.3, 0.6, 0.9, 1.0):
@@ -157,7 +158,7 @@ def test_prices_agree_with_the_cost_model(priced):
                 assert saved[index] == pytest.approx(expected, abs=1e-6 * cost.dense)
 
 
-def test_marginal_is_the_cost_of_one_element(priced):
+def test_marginal_is_the_cost_of_one_element(priced: Any) -> None:
     _, elements, prices = priced
     alive = np.ones(elements.n, dtype=bool)
     marginal = prices.look(alive).marginal
@@ -168,7 +169,7 @@ def test_marginal_is_the_cost_of_one_element(priced):
 
 
 @pytest.mark.parametrize("share", [0.8, 0.5, 0.25])
-def test_choice_meets_the_target_keeps_the_floors_and_the_important(priced, share):
+def test_choice_meets_the_target_keeps_the_floors_and_the_important(priced: Any, share: float) -> None:
     _, elements, prices = priced
     floors = np.maximum(1, elements.sizes // 8)
     selector = Selector(elements, prices, floors)
@@ -183,7 +184,7 @@ def test_choice_meets_the_target_keeps_the_floors_and_the_important(priced, shar
     assert importance[left].mean() > importance[~left].mean()
 
 
-def test_unreachable_target_stops_at_the_floors(priced):
+def test_unreachable_target_stops_at_the_floors(priced: Any) -> None:
     _, elements, prices = priced
     selector = Selector(elements, prices, np.ones(len(elements.groups), dtype=np.int64))
     left = selector.choose(np.ones(elements.n, dtype=bool), np.ones(elements.n), 1.0, rounds=8)
@@ -193,20 +194,20 @@ def test_unreachable_target_stops_at_the_floors(priced):
 class Each:
     """Every element costs 1, and saves what its group's entry says."""
 
-    def __init__(self, saved):
+    def __init__(self, saved: Any) -> None:
         self.saved = np.array(saved, dtype=float)
 
-    def total(self, alive, apart=None):
+    def total(self, alive: Any, apart: Any = None) -> float:
         return float(alive.sum())
 
-    def apart(self, alive):
+    def apart(self, alive: Any) -> Any:
         return np.zeros(0, dtype=bool)
 
-    def look(self, alive):
+    def look(self, alive: Any) -> Any:
         return SimpleNamespace(marginal=self.saved)
 
 
-def test_what_saves_cost_but_no_work_goes_last_and_does_go():
+def test_what_saves_cost_but_no_work_goes_last_and_does_go() -> None:
     elements = Elements([group(0, 4, []), group(1, 4, [])], [])
     importance = np.array([0.1, 0.2, 0.3, 0.4, 5.0, 6.0, 7.0, 8.0])
     selector = Selector(elements, Each([1, 1]), np.ones(2, dtype=np.int64), Each([0, 1]))
@@ -218,13 +219,13 @@ def test_what_saves_cost_but_no_work_goes_last_and_does_go():
 class Own:
     """Elements of costs of their own."""
 
-    def __init__(self, *costs):
+    def __init__(self, *costs: Any) -> None:
         self.costs = np.array(costs)
 
-    def total(self, alive, apart=None):
+    def total(self, alive: Any, apart: Any = None) -> float:
         return float((self.costs * alive).sum())
 
-    def look(self, alive):
+    def look(self, alive: Any) -> Any:
         return SimpleNamespace(marginal=self.costs)
 
 
@@ -238,7 +239,9 @@ class Own:
         ((9.0, 7.0, 5.0, 3.0), (0.01, 0.02, 0.03, 0.06), 21.0, (True, True, True, False)),
     ],
 )
-def test_of_choices_that_overshoot_the_nearest_stays(costs, prices, target, kept):
+def test_of_choices_that_overshoot_the_nearest_stays(
+    costs: tuple[float, ...], prices: tuple[float, ...], target: float, kept: tuple[bool, ...]
+) -> None:
     elements = Elements([group(number, 1, []) for number in range(4)], [])
     own = Own(*costs)
     selector = Selector(elements, own, np.zeros(4, dtype=np.int64))

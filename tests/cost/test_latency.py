@@ -6,12 +6,13 @@ import json
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import edp_fx
 from edp_fx.compressor.elements import Elements
@@ -58,18 +59,18 @@ class Machine:
         return self.layer(Signature.of(module, tuple(given.shape)).layer(), given)
 
 
-def table(path: Path, machine: Machine, **options) -> LatencyTable:
+def table(path: Path, machine: Machine, **options: Any) -> LatencyTable:
     return LatencyTable(Runtime("counted", "nowhere", 1, machine), directory=path, **options)
 
 
-def pairs_of(name: str = "resnet10t", size: int = 64, start: str = "identity"):
+def pairs_of(name: str = "resnet10t", size: int = 64, start: str = "identity") -> tuple[fx.GraphModule, torch.Tensor]:
     model = timm.create_model(name).eval()
     randomize_(model)
     x = torch.randn(2, 3, size, size)
     return edp_fx.insert(edp_fx.trace(model, x), start=start).eval(), x
 
 
-def cut(gm, x, share: float) -> None:
+def cut(gm: fx.GraphModule, x: torch.Tensor, share: float) -> None:
     """Zero ranks so that every pair keeps ``share`` of them."""
     for module in gm.modules():
         if isinstance(module, Pair):
@@ -77,7 +78,7 @@ def cut(gm, x, share: float) -> None:
                 module.coefficient.weight[:, max(1, int(share * module.rank)) :] = 0
 
 
-def forms(gm) -> int:
+def forms(gm: fx.GraphModule) -> int:
     return sum(isinstance(module, Pair) for module in gm.modules())
 
 
@@ -117,13 +118,13 @@ def test_cost_by_latency_is_what_the_network_measures_and_prices_agree(tmp_path:
     assert (marginal >= 0).all() and marginal.max() > 0
 
 
-def cost_groups(gm, x):
+def cost_groups(gm: fx.GraphModule, x: torch.Tensor) -> Any:
     return edp_fx.analyze(gm, x).prunable
 
 
 @pytest.mark.parametrize("machine", [Machine(overhead=0.02, rest=1.0), Machine(slow=4.0), Machine(rest=-1.0)])
 @pytest.mark.parametrize("asked", [0.5, "ms"])
-def test_a_budget_of_latency_is_met_in_the_tables_terms(tmp_path: Path, machine: Machine, asked) -> None:
+def test_a_budget_of_latency_is_met_in_the_tables_terms(tmp_path: Path, machine: Machine, asked: float | str) -> None:
     gm, x = pairs_of()
     lookup = table(tmp_path, machine)
     dense = 1000 * CostModel(gm, edp_fx.analyze(gm, x), "latency", lookup).dense

@@ -49,7 +49,7 @@ def command(*arguments: str) -> str:
     return done.stderr
 
 
-def test_the_command_writes_and_resumes(tmp_path):
+def test_the_command_writes_and_resumes(tmp_path: Path) -> None:
     models = ["test_resnet", "test_convnext"]
     command(models[0], "--stages", "trace,insert", "--out", str(tmp_path))
     with (tmp_path / "coverage.jsonl").open("a") as file:
@@ -79,7 +79,7 @@ def main_exits(arguments: list[str], code: int = 0) -> None:
     assert (stop.value.code or 0) == code
 
 
-def test_a_model_over_its_time_is_stopped_and_named():
+def test_a_model_over_its_time_is_stopped_and_named() -> None:
     (record,) = sweep([Entry("resnet50", "resnet")], ["trace"], timeout=0.01)
     assert not record["build"]["ok"]
     assert "more than" in record["build"]["reason"]
@@ -88,7 +88,7 @@ def test_a_model_over_its_time_is_stopped_and_named():
     assert "more than" in markdown([record])
 
 
-def test_a_stage_that_fails_is_a_record_not_a_crash(monkeypatch):
+def test_a_stage_that_fails_is_a_record_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(subject: Any) -> dict[str, Any]:
         raise RuntimeError("nothing doing")
 
@@ -99,7 +99,7 @@ def test_a_stage_that_fails_is_a_record_not_a_crash(monkeypatch):
     assert ("stage insert", "0 of 1 (0.0%)") in summary([record])
 
 
-def test_the_catalogue():
+def test_the_catalogue() -> None:
     entries = timm_entries()
     assert len({entry.family for entry in entries}) >= 95
     assert sum(entry.params > 0 for entry in entries) > 0.95 * len(entries)
@@ -115,9 +115,9 @@ def test_the_catalogue():
             choose(**wrong)
 
 
-@pytest.mark.families
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", FAMILIES, ids=lambda entry: entry.family)
-def test_family(entry):
+def test_family(entry: Any) -> None:
     record = stages_of(entry, ["trace", "insert", "analyze"])
     assert not failures([record])
     trace, insert = record["trace"], record["insert"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from edp_fx.data import ArrayDataset, load_data, stratified_split
 from edp_fx.errors import DataError
 
 
-def test_digits_split_is_fixed_disjoint_and_stratified():
+def test_digits_split_is_fixed_disjoint_and_stratified() -> None:
     data = load_data("digits", batch_size=32)
     sizes = [len(loader.dataset) for loader in (data.train, data.val, data.test)]
     assert sum(sizes) == 1797
@@ -23,8 +26,8 @@ def test_digits_split_is_fixed_disjoint_and_stratified():
     assert torch.equal(data.test.dataset.labels, again.test.dataset.labels)
 
 
-def test_batches_follow_seed_and_epoch_alone():
-    def batches(seed, epoch):
+def test_batches_follow_seed_and_epoch_alone() -> None:
+    def batches(seed: int, epoch: int) -> list[Any]:
         data = load_data("digits", batch_size=50, seed=seed)
         data.train.sampler.set_epoch(epoch)
         return [(x.sum(), y) for x, y in data.train]
@@ -35,7 +38,7 @@ def test_batches_follow_seed_and_epoch_alone():
     assert not all(torch.equal(a[1], b[1]) for a, b in zip(first, other_seed))
 
 
-def test_images_have_the_stated_shape_and_scale():
+def test_images_have_the_stated_shape_and_scale() -> None:
     data = load_data("digits", batch_size=64, img_size=40)
     images, labels = next(iter(data.train))
     assert images.shape == (64, 3, 40, 40)
@@ -45,7 +48,7 @@ def test_images_have_the_stated_shape_and_scale():
     assert 0.7 < float(images.std()) < 1.3
 
 
-def test_augmentation_of_an_image_does_not_depend_on_its_batch():
+def test_augmentation_of_an_image_does_not_depend_on_its_batch() -> None:
     images = torch.rand(8, 1, 6, 6)
     data = ArrayDataset(images, torch.arange(8), mean=(0.5,), std=(0.5,), shift=2, flip=True, seed=3)
     data.set_epoch(4)
@@ -56,7 +59,7 @@ def test_augmentation_of_an_image_does_not_depend_on_its_batch():
     assert torch.allclose(plain[3][0][0], (images[3, 0] - 0.5) / 0.5)
 
 
-def test_fashion_mnist_is_read_from_a_data_directory(fashion_mnist):
+def test_fashion_mnist_is_read_from_a_data_directory(fashion_mnist: Path) -> None:
     data = load_data("fashion-mnist", batch_size=20)
     assert [len(loader.dataset) for loader in (data.train, data.val, data.test)] == [270, 30, 50]
     assert next(iter(data.test))[0].shape[1:] == (3, 32, 32)
@@ -66,13 +69,13 @@ def test_fashion_mnist_is_read_from_a_data_directory(fashion_mnist):
         load_data("fashion-mnist")
 
 
-def test_fashion_mnist_that_is_nowhere_says_where_it_may_lie():
+def test_fashion_mnist_that_is_nowhere_says_where_it_may_lie() -> None:
     with pytest.raises(DataError, match=r"datasets/fashion-mnist.*the download failed.*dataset-fashion-mnist"):
         load_data("fashion-mnist")
 
 
 @pytest.fixture
-def picture_folder(tmp_path):
+def picture_folder(tmp_path: Path) -> Path:
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -83,14 +86,14 @@ def picture_folder(tmp_path):
     return tmp_path
 
 
-def test_folder_is_split_when_it_has_no_parts(picture_folder):
+def test_folder_is_split_when_it_has_no_parts(picture_folder: Path) -> None:
     data = load_data(f"folder:{picture_folder}", batch_size=4, img_size=16)
     assert data.num_classes == 2
     assert [len(loader.dataset) for loader in (data.train, data.val, data.test)] == [28, 4, 8]
     assert next(iter(data.train))[0].shape == (4, 3, 16, 16)
 
 
-def test_folder_with_parts_is_taken_as_it_is(picture_folder, tmp_path):
+def test_folder_with_parts_is_taken_as_it_is(picture_folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "parts"
     for part in ("train", "val", "test"):
         for name in ("cat", "dog"):
@@ -110,7 +113,7 @@ def test_folder_with_parts_is_taken_as_it_is(picture_folder, tmp_path):
         ("torchvision:CIFAR10:/nowhere", "is the data there"),
     ],
 )
-def test_bad_specifications_get_one_clear_line(spec, message):
+def test_bad_specifications_get_one_clear_line(spec: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         load_data(spec)
     assert "\n" not in str(caught.value)

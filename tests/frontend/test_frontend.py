@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import timm
@@ -39,7 +39,7 @@ def assert_same(model: nn.Module, graph: nn.Module, *inputs: Tensor, tolerance: 
 
 
 @pytest.mark.parametrize(("name", "options"), MODELS)
-def test_graph_is_the_model_in_both_modes_at_another_batch_size(name, options):
+def test_graph_is_the_model_in_both_modes_at_another_batch_size(name: str, options: Any) -> None:
     model = timm.create_model(name, **options)
     randomize_(model)
     size = options.get("img_size", 64)
@@ -49,7 +49,7 @@ def test_graph_is_the_model_in_both_modes_at_another_batch_size(name, options):
     assert not graph.meta["edp_fx.trace"].opaque
 
 
-def test_dropout_and_stochastic_depth_follow_train_and_eval():
+def test_dropout_and_stochastic_depth_follow_train_and_eval() -> None:
     model = timm.create_model("test_vit", drop_rate=0.5, attn_drop_rate=0.5, drop_path_rate=0.5, img_size=96)
     randomize_(model)
     graph = trace(model, images(2, 96))
@@ -87,7 +87,7 @@ class Functional(nn.Module):
         return F.linear(x, self.out.weight, self.out.bias)
 
 
-def test_functional_layers_become_modules_and_the_mode_lives_on():
+def test_functional_layers_become_modules_and_the_mode_lives_on() -> None:
     model = Functional()
     graph = trace(model, torch.randn(2, 5, 16))
     assert_same(model, graph, torch.randn(4, 5, 16), tolerance=1e-5)
@@ -96,12 +96,12 @@ def test_functional_layers_become_modules_and_the_mode_lives_on():
     assert list(graph.state_dict()) == list(model.state_dict())
 
 
-def test_batch_size_is_free_even_where_factories_use_it():
+def test_batch_size_is_free_even_where_factories_use_it() -> None:
     graph = trace(Functional(), torch.randn(2, 5, 16))
     assert graph(torch.randn(7, 5, 16)).shape == (7, 5, 8)
 
 
-def test_copies_and_pickles():
+def test_copies_and_pickles() -> None:
     model = timm.create_model("test_vit", img_size=96)
     randomize_(model)
     graph = trace(model, images(2, 96)).eval()
@@ -113,7 +113,7 @@ def test_copies_and_pickles():
     assert "cache" not in copy.deepcopy(functional).state_dict()
 
 
-def test_tracing_leaves_the_model_as_it_was_and_shares_only_tensors():
+def test_tracing_leaves_the_model_as_it_was_and_shares_only_tensors() -> None:
     model = timm.create_model("resnet18")
     model.layer1.eval()
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -127,7 +127,7 @@ def test_tracing_leaves_the_model_as_it_was_and_shares_only_tensors():
     assert not graph.get_submodule("layer1.0.bn1").training
 
 
-def test_a_model_on_the_meta_device():
+def test_a_model_on_the_meta_device() -> None:
     with torch.device("meta"):
         model = timm.create_model("vit_giant_patch14_224")  # a billion parameters, no memory
     graph = trace(model, torch.empty(2, 3, 224, 224, device="meta"))
@@ -135,7 +135,7 @@ def test_a_model_on_the_meta_device():
     assert next(iter(reversed(graph.graph.nodes))).meta["val"].shape == (2, 1000)
 
 
-def test_every_node_knows_its_shape():
+def test_every_node_knows_its_shape() -> None:
     model = timm.create_model("resnet18").eval()
     x = images(2)
     graph = trace(model, x)
@@ -154,11 +154,11 @@ def test_every_node_knows_its_shape():
     Check(graph).run(images(5, 96))
 
 
-def test_a_graph_runs_as_under_the_interpreter():
-    def many(x, *more):
+def test_a_graph_runs_as_under_the_interpreter() -> None:
+    def many(x: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         return torch.cat(more).relu() + x
 
-    def default(x, scale=2.0):
+    def default(x: torch.Tensor, scale: float = 2.0) -> torch.Tensor:
         return x * scale
 
     for function, shapes in ((many, [(4, 3), (2, 3), (2, 3)]), (default, [(2, 3)])):
@@ -169,24 +169,24 @@ def test_a_graph_runs_as_under_the_interpreter():
         assert torch.equal(wanted, function(*inputs))
 
 
-def test_what_a_module_did_before_it_proved_untraceable_is_undone():
+def test_what_a_module_did_before_it_proved_untraceable_is_undone() -> None:
     class Stubborn(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Conv2d(3, 3, 1)
             self.seen = []
 
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             self.seen.append(x)
             self.last = self.layer(x)
             return self.last if x.mean() > -9 else x
 
     class Twice(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.part = Stubborn()
 
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.part(self.part(x))
 
     model = Twice().eval()
@@ -200,14 +200,14 @@ def test_what_a_module_did_before_it_proved_untraceable_is_undone():
         torch.testing.assert_close(graph(images(3, 8)), model(images(3, 8)))
 
 
-def test_propagate_names_the_node_that_does_not_fit():
+def test_propagate_names_the_node_that_does_not_fit() -> None:
     graph = trace(timm.create_model("resnet18"), images(2))
     graph.get_submodule("layer2.0.conv1").weight = nn.Parameter(torch.randn(128, 60, 3, 3))
     with pytest.raises(PassError, match="layer2_0_conv1"):
         propagate(graph, images(2))
 
 
-def test_multihead_attention_is_traced_through():
+def test_multihead_attention_is_traced_through() -> None:
     model = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, dropout=0.1, attention_dropout=0.1)
     randomize_(model)
     graph = trace(model, images(2, 32))
@@ -227,7 +227,7 @@ class Stubborn(nn.Module):
         return self.layer(x) if x.sum() > 0 else self.layer(-x)
 
 
-def test_what_cannot_be_traced_becomes_an_opaque_leaf_with_a_reason():
+def test_what_cannot_be_traced_becomes_an_opaque_leaf_with_a_reason() -> None:
     model = nn.Sequential(nn.Linear(8, 8), Stubborn(), nn.Linear(8, 8))
     graph = trace(model, torch.randn(2, 8))
     report = graph.meta["edp_fx.trace"]
@@ -248,14 +248,14 @@ class TwoWays(nn.Module):
         return self.one(x) if self.training else self.two(x)
 
 
-def test_a_module_with_two_ways_is_kept_whole():
+def test_a_module_with_two_ways_is_kept_whole() -> None:
     model = nn.Sequential(TwoWays(), nn.Linear(8, 8))
     graph = trace(model, torch.randn(2, 8))
     assert [one.node for one in graph.meta["edp_fx.trace"].opaque] == ["0"]
     assert_same(model, graph, torch.randn(3, 8))
 
 
-def test_errors_say_what_to_do():
+def test_errors_say_what_to_do() -> None:
     with pytest.raises(TraceError, match="example inputs"):
         trace(timm.create_model("resnet18"), torch.randn(2, 4, 64, 64))
     with pytest.raises(TraceError, match="train"):
@@ -275,7 +275,7 @@ class Baked(nn.Module):
         return self.layer(x).reshape(int(x.shape[0]), 2, 4).flatten(1)
 
 
-def test_a_batch_size_taken_as_a_number_is_seen():
+def test_a_batch_size_taken_as_a_number_is_seen() -> None:
     model = nn.Sequential(Baked(), nn.Linear(8, 8))
     graph = trace(model, torch.randn(2, 8))
     assert [one.node for one in graph.meta["edp_fx.trace"].opaque] == ["0"]
@@ -297,7 +297,7 @@ class Plain(nn.Module):
         return self.layer(x) * self.table + torch.tensor([2.0]) * torch.ones(8)
 
 
-def test_plain_tensors_come_along_but_are_not_saved():
+def test_plain_tensors_come_along_but_are_not_saved() -> None:
     model = nn.Sequential(Plain(), nn.Sequential(Plain()))
     graph = trace(model, torch.randn(2, 8))
     assert_same(model, graph, torch.randn(3, 8))
@@ -337,7 +337,7 @@ class InPlace(nn.Module):
         return {"result": Result(x.sin(), list(x.chunk(2, 1))), "first": x[0]}
 
 
-def test_changes_in_place_buffers_and_structures():
+def test_changes_in_place_buffers_and_structures() -> None:
     model = InPlace()
     graph = trace(model, torch.randn(2, 8))
     assert_same(model, graph, torch.randn(3, 8))
@@ -362,7 +362,7 @@ class NoGrad(nn.Module):
         return self.layer(x) * scale + noise
 
 
-def test_no_grad_and_random_numbers_survive():
+def test_no_grad_and_random_numbers_survive() -> None:
     model = NoGrad()
     graph = trace(model, torch.randn(2, 8))
     assert_same(model, graph, torch.randn(3, 8))

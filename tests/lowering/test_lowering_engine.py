@@ -394,7 +394,7 @@ def test_int8_calibrates_on_a_data_set_from_the_command_line(
         ((8, 6), "lower the model again"),
     ],
 )
-def test_why_rtx_refuses_an_engine(monkeypatch, capability: tuple[int, int], reason: str) -> None:
+def test_why_rtx_refuses_an_engine(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], reason: str) -> None:
     import tensorrt_rtx
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)

@@ -14,7 +14,7 @@ from edp_fx.inputs import normalize, randomize_
 from edp_fx.models import load_model
 
 
-def test_timm_at_another_size_with_other_channels_and_classes():
+def test_timm_at_another_size_with_other_channels_and_classes() -> None:
     for name in ("resnet18", "test_vit"):
         loaded = load_model(name, num_classes=7, in_chans=1, img_size=96)
         assert loaded.input_size == (1, 96, 96)
@@ -22,13 +22,13 @@ def test_timm_at_another_size_with_other_channels_and_classes():
         assert loaded.model.eval()(*loaded.example_inputs).shape == (2, 7)
 
 
-def test_the_seed_decides_the_weights():
+def test_the_seed_decides_the_weights() -> None:
     first, same, other = (load_model("resnet18", seed=seed).model.conv1.weight for seed in (3, 3, 4))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
 
 
-def test_torchvision():
+def test_torchvision() -> None:
     loaded = load_model("torchvision:resnet18", num_classes=5, in_chans=1, img_size=64)
     assert loaded.model.eval()(*loaded.example_inputs).shape == (2, 5)
     backbone = load_model("torchvision:fasterrcnn_mobilenet_v3_large_fpn", img_size=64)
@@ -37,7 +37,7 @@ def test_torchvision():
     assert isinstance(inception.train()(torch.randn(2, 3, 64, 64)), torch.Tensor)
 
 
-def test_a_callable(tmp_path, monkeypatch):
+def test_a_callable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_models_here.py").write_text(
         "import torch\n"
         "def plain():\n    return torch.nn.Conv2d(3, 4, 1)\n"
@@ -59,12 +59,12 @@ def test_a_callable(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spec", "offered"), [("resnt18", "resnet18"), ("torchvision:resnet19", "resnet18"), ("./nowhere", "directory")]
 )
-def test_unknown_names_offer_near_ones(spec, offered):
+def test_unknown_names_offer_near_ones(spec: str, offered: str) -> None:
     with pytest.raises(ModelError, match=offered):
         load_model(spec)
 
 
-def test_inputs():
+def test_inputs() -> None:
     x = torch.randn(1)
     assert normalize(x) == (x,)
     assert normalize([x, x]) == (x, x)
@@ -73,7 +73,7 @@ def test_inputs():
             normalize(wrong)
 
 
-def test_randomize_leaves_nothing_constant():
+def test_randomize_leaves_nothing_constant() -> None:
     model = load_model("resnet18").model
     weight = model.layer1[0].conv1.weight.clone()
     randomize_(model, seed=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import timm
@@ -49,7 +50,7 @@ LAYERS = [
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else "")
 @pytest.mark.parametrize("start", ["spectral", "identity"])
-def test_every_kind_of_layer(layer, shape, start):
+def test_every_kind_of_layer(layer: Any, shape: tuple[int, ...], start: str) -> None:
     model = nn.Sequential(copy.deepcopy(layer), nn.ReLU())
     x = torch.randn(shape)
     graph, report = inserted(model, x, start=start)
@@ -73,7 +74,7 @@ def test_every_kind_of_layer(layer, shape, start):
     assert_same(model, graph, x)
 
 
-def test_spectral_start_is_the_singular_value_decomposition():
+def test_spectral_start_is_the_singular_value_decomposition() -> None:
     for shape in ((1, 20, 50), (2, 50, 20)):
         w = torch.randn(shape)
         c, b = spectral_split(w)
@@ -83,7 +84,7 @@ def test_spectral_start_is_the_singular_value_decomposition():
         torch.testing.assert_close(c.norm(dim=1), torch.linalg.svdvals(w), rtol=1e-4, atol=1e-4)
 
 
-def test_spectral_start_of_a_weight_without_full_rank():
+def test_spectral_start_of_a_weight_without_full_rank() -> None:
     w = torch.randn(1, 12, 3) @ torch.randn(1, 3, 40)
     for matrix in (w, w.mT.contiguous(), torch.zeros(1, 5, 9), w * 1e-20):
         c, b = spectral_split(matrix)
@@ -93,7 +94,7 @@ def test_spectral_start_of_a_weight_without_full_rank():
         assert (c.norm(dim=1)[0, 3:] <= 1e-4 * c.norm(dim=1).max()).all()
 
 
-def test_identity_start():
+def test_identity_start() -> None:
     w = torch.randn(1, 4, 9)
     c, b = identity_split(w)
     assert torch.equal(c[0], torch.eye(4))
@@ -101,7 +102,7 @@ def test_identity_start():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "test_vit", "test_byobnet", "test_nfnet", "mobilenetv3_small_050"])
-def test_networks(name):
+def test_networks(name: str) -> None:
     model = timm.create_model(name, **({"img_size": 96} if "vit" in name else {}))
     randomize_(model)
     x = torch.randn(3, 3, 96, 96)
@@ -116,7 +117,7 @@ def test_networks(name):
     assert all(one.reason for one in report.refused)
 
 
-def test_fused_form_and_back():
+def test_fused_form_and_back() -> None:
     model = timm.create_model("resnet18")
     randomize_(model)
     x = torch.randn(2, 3, 64, 64)
@@ -133,7 +134,7 @@ def test_fused_form_and_back():
     assert [n.target for n in graph.graph.nodes] == nodes
 
 
-def test_a_network_with_pairs_traces_again_into_their_layers():
+def test_a_network_with_pairs_traces_again_into_their_layers() -> None:
     model = timm.create_model("resnet18")
     randomize_(model)
     x = torch.randn(2, 3, 64, 64)
@@ -145,7 +146,7 @@ def test_a_network_with_pairs_traces_again_into_their_layers():
     assert difference(run(graph, (x,), train=False), run(outer, (x,), train=False))["output"] <= 1e-5
 
 
-def test_depthwise_and_layers_too_small_are_refused_with_a_reason():
+def test_depthwise_and_layers_too_small_are_refused_with_a_reason() -> None:
     model = nn.Sequential(nn.Conv2d(8, 16, 3, groups=8), nn.Conv2d(16, 1, 1), nn.Conv2d(1, 9, 3))
     _, report = inserted(model, torch.randn(2, 8, 9, 9))
     reasons = {one.node: one.reason for one in report.refused}
@@ -168,7 +169,7 @@ class Computed(nn.Conv2d):
         return F.conv2d(x, weight * self.gain, self.bias, self.stride)
 
 
-def test_effective_weights():
+def test_effective_weights() -> None:
     model = nn.Sequential(
         Computed(),
         parametrizations.weight_norm(nn.Conv2d(10, 12, 3)),
@@ -205,7 +206,7 @@ class Shared(nn.Module):
         return self.head(x + table) + y.sum(-1, keepdim=True)
 
 
-def test_sharing_stays_sharing():
+def test_sharing_stays_sharing() -> None:
     model = Shared()
     x = torch.randn(3, 16)
     graph, report = inserted(model, x)
@@ -233,7 +234,7 @@ class HalfBias(nn.Module):
         return F.linear(x, self.qkv.weight, bias)
 
 
-def test_a_computed_bias_stays_computed():
+def test_a_computed_bias_stays_computed() -> None:
     model = HalfBias()
     x = torch.randn(3, 16)
     graph, report = inserted(model, x)
@@ -254,7 +255,7 @@ class Fixed(nn.Module):
         return F.conv2d(F.conv2d(x, self.filters), self.weights)
 
 
-def test_constants_are_left_alone():
+def test_constants_are_left_alone() -> None:
     model = nn.Sequential(Fixed())
     x = torch.randn(3, 8, 7, 7)
     graph, report = inserted(model, x)
@@ -272,7 +273,7 @@ class Stubborn(nn.Module):
         return self.layer(x) if x.sum() > 0 else self.layer(-x)
 
 
-def test_layers_inside_an_opaque_module():
+def test_layers_inside_an_opaque_module() -> None:
     model = nn.Sequential(nn.Linear(8, 8), Stubborn())
     x = torch.randn(3, 8)
     graph, report = inserted(model, x)
@@ -282,7 +283,7 @@ def test_layers_inside_an_opaque_module():
     assert_same(model, graph, x)
 
 
-def test_options():
+def test_options() -> None:
     model, x = timm.create_model("resnet18"), torch.randn(2, 3, 64, 64)
     _, report = inserted(model, x, leave_first=True, leave_last=True, layers=("*conv*", "fc"), exclude=("layer1*",))
     reasons = {one.node: one.reason for one in report.refused}
@@ -303,7 +304,7 @@ def test_options():
         insert(trace(model, x), start="identity", rank=3)
 
 
-def test_pairs_keep_dtype_mode_and_requires_grad():
+def test_pairs_keep_dtype_mode_and_requires_grad() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).to(torch.float64).eval()
     model[0].weight.requires_grad_(False)
     graph, _ = inserted(model, torch.randn(2, 8, dtype=torch.float64))
@@ -315,7 +316,7 @@ def test_pairs_keep_dtype_mode_and_requires_grad():
     assert not pair.basis.training
 
 
-def test_meta_weights():
+def test_meta_weights() -> None:
     with torch.device("meta"):
         model = timm.create_model("test_vit")
     graph, report = inserted(model, torch.empty(2, 3, 160, 160, device="meta"))
@@ -323,7 +324,7 @@ def test_meta_weights():
     assert all(p.is_meta for p in graph.parameters())
 
 
-def test_weights_with_many_dead_rows_split_all_the_same():
+def test_weights_with_many_dead_rows_split_all_the_same() -> None:
     """On some of these the float32 eigenvalue solver fails, on some it gives NaN without a word."""
     for seed in range(12):
         generator = torch.Generator().manual_seed(seed)
@@ -333,6 +334,6 @@ def test_weights_with_many_dead_rows_split_all_the_same():
         assert (c @ b - weight).abs().max() < 1e-4 * weight.abs().max()
 
 
-def test_weights_that_are_not_finite_are_refused_in_one_line():
+def test_weights_that_are_not_finite_are_refused_in_one_line() -> None:
     with pytest.raises(PassError, match="not finite"):
         spectral_split(torch.full((1, 4, 6), float("nan")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ ROW = {
 }
 
 
-def test_numbers_and_positions_in_macs_are_found_from_times():
+def test_numbers_and_positions_in_macs_are_found_from_times() -> None:
     found = []
     for channels, side in ((4, 28), (16, 28), (32, 14), (64, 7), (96, 7)):
         macs, numbers, positions = 9 * channels**2 * side**2, channels * side**2, side**2
@@ -49,7 +50,7 @@ def test_numbers_and_positions_in_macs_are_found_from_times():
     assert in_macs(found) == pytest.approx((50, 1500), rel=1e-6)
 
 
-def test_a_line_cut_off_is_dropped_and_the_others_stay(tmp_path):
+def test_a_line_cut_off_is_dropped_and_the_others_stay(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     task = Task("resnet20", "thin", 0.15, 0)
     Results(path).add(task, ROW)
@@ -64,13 +65,13 @@ def test_a_line_cut_off_is_dropped_and_the_others_stay(tmp_path):
         Results(path)
 
 
-def test_a_second_process_is_refused(tmp_path):
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     with only_one(path), pytest.raises(EdpError, match="another process"), only_one(path):
         pass
 
 
-def test_the_plan_has_every_method_and_repeats_the_better_peer():
+def test_the_plan_has_every_method_and_repeats_the_better_peer() -> None:
     tasks = list(chain(*plan({})))
     assert len(set(tasks)) == len(tasks)
     assert {task.method for task in tasks} == set(METHODS)
@@ -80,14 +81,14 @@ def test_the_plan_has_every_method_and_repeats_the_better_peer():
 
 
 @pytest.mark.parametrize("method", ["thin", "edp-budget", "edp-channels", "tp-taylor", "svd", "slimming"])
-def test_a_method_ends_under_its_target(method):
+def test_a_method_ends_under_its_target(method: str) -> None:
     images = torch.rand(256, 1, 28, 28)
     data = ArrayDataset(images, torch.arange(256) % 10, mean=(0.5,), std=(0.3,))
     trial = Trial(Task("resnet20", method, 0.3, 0), Setting(epochs=2), Images(data, data))
     assert 0.29 <= trial.macs(METHODS[method](trial)) / trial.dense.macs <= 0.3
 
 
-def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
+def test_the_page_is_made_from_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(document, "DOCUMENT", tmp_path / "page.md")
     monkeypatch.setattr(document, "PLOTS", tmp_path / "plots")
     assert document.document(tmp_path).startswith("# Benchmarks")
@@ -128,7 +129,7 @@ def test_the_page_is_made_from_what_there_is(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.usefixtures("fashion_mnist")
-def test_a_run_that_fails_does_not_take_the_others_with_it(jobs):
+def test_a_run_that_fails_does_not_take_the_others_with_it(jobs: int) -> None:
     setting = Setting(epochs=1)
     tasks = [Task("resnet20", "edp-budget", 1e-4, 0), Task("resnet20", "thin", 0.3, 0)]
     with runner(setting, jobs) as ended:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -12,6 +13,7 @@ import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 import edp_fx
 from edp_fx.cli import main
@@ -45,7 +47,7 @@ def make(name: str = "test_resnet") -> nn.Module:
     return model
 
 
-def loader(seed: int = 0):
+def loader(seed: int = 0) -> DataLoader[Any]:
     """Four classes told apart by which quarter of the picture is bright."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(192) % 4
@@ -62,7 +64,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_graph_traced_on_the_processor_moves_to_the_gpu_and_one_traced_there_back(name):
+def test_a_graph_traced_on_the_processor_moves_to_the_gpu_and_one_traced_there_back(name: str) -> None:
     side = 256 if name.endswith("256") else 224
     x = torch.randn(2, 3, side, side)
     model = make(name).eval()
@@ -77,7 +79,9 @@ def test_a_graph_traced_on_the_processor_moves_to_the_gpu_and_one_traced_there_b
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
 @pytest.mark.parametrize("kinds", [("rank", "channel"), ("channel", "kernel", "branch")])
-def test_a_run_ends_on_the_gpu_within_its_budget_and_goes_on_from_there(tmp_path: Path, precision, kinds):
+def test_a_run_ends_on_the_gpu_within_its_budget_and_goes_on_from_there(
+    tmp_path: Path, precision: str, kinds: tuple[str, ...]
+) -> None:
     compact = edp_fx.compress(
         make(), loader(), macs=0.5, kinds=kinds, recipe=Recipe(epochs=6, precision=precision), val_loader=loader()
     )
@@ -102,13 +106,13 @@ def test_a_run_ends_on_the_gpu_within_its_budget_and_goes_on_from_there(tmp_path
     assert close(torch.from_numpy(found), want)
 
 
-def test_without_training_on_the_gpu():
+def test_without_training_on_the_gpu() -> None:
     cut = edp_fx.compress(make().cuda(), loader(), macs=0.7, epochs=0)
     assert next(cut.parameters()).is_cuda
     assert edp_fx.measure(cut, INPUTS).macs <= 0.7 * edp_fx.measure(make(), INPUTS).macs
 
 
-def test_a_seed_gives_the_same_bits_again():
+def test_a_seed_gives_the_same_bits_again() -> None:
     def weights(seed: int) -> torch.Tensor:
         compact = edp_fx.compress(make(), loader(seed), epochs=2, macs=0.5, seed=seed)
         return torch.cat([parameter.flatten() for parameter in compact.parameters()])
@@ -122,7 +126,7 @@ def test_a_seed_gives_the_same_bits_again():
 
 @pytest.mark.parametrize("importance", ["taylor", "norm", "singular"])
 @pytest.mark.parametrize("policy", ["budget", "lambda"])
-def test_ones_own_loop_moves_the_network_after_the_compressor_was_made(importance, policy):
+def test_ones_own_loop_moves_the_network_after_the_compressor_was_made(importance: str, policy: str) -> None:
     train = loader()
     gm = edp_fx.insert(edp_fx.trace(make(), INPUTS))
     optimizer = torch.optim.SGD(gm.parameters(), lr=0.02, momentum=0.9)
@@ -149,7 +153,7 @@ def test_ones_own_loop_moves_the_network_after_the_compressor_was_made(importanc
         assert edp_fx.measure(compact, INPUTS).macs <= 0.5 * edp_fx.measure(make(), INPUTS).macs
 
 
-def test_the_command_line_runs_and_resumes_on_the_gpu(tmp_path: Path):
+def test_the_command_line_runs_and_resumes_on_the_gpu(tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = "--macs 0.5 --epochs 2 --target onnxruntime --mixed-precision bf16"
     command = ["compress", "test_resnet", "--data", "digits", "--out", str(out), *options.split()]

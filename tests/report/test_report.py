@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,14 +17,14 @@ from edp_fx.summary import comparison_rows
 from tests.helpers.chromium import chromium
 
 
-def tiny(num_classes=10, in_chans=1):
+def tiny(num_classes: int = 10, in_chans: int = 1) -> str:
     layers = [nn.Conv2d(in_chans, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
     layers += [nn.Conv2d(16, 16, 3, padding=1, stride=2), nn.BatchNorm2d(16), nn.ReLU()]
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes)]
     return nn.Sequential(*layers), (torch.randn(2, in_chans, 8, 8),)
 
 
-def run(*argv):
+def run(*argv: object) -> int | str:
     """Exit status of ``edp-fx ARGV``."""
     with pytest.raises(SystemExit) as ended:
         main([*map(str, argv)])
@@ -31,7 +32,7 @@ def run(*argv):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
     options = ["--data", "digits", "--img-size", "8", "--batch-size", "128", "--target", "onnx"]
     assert run("compress", f"{__name__}:tiny", *options, "--macs", "0.5", "--epochs", "2", "--out", out) == 0
@@ -40,14 +41,14 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture
-def unfinished(finished, tmp_path):
+def unfinished(finished: Path, tmp_path: Path) -> Path:
     """A run killed while it wrote a line."""
     text = (finished / "metrics.jsonl").read_text()
     (tmp_path / "metrics.jsonl").write_text(text + '{"step": 99, "lo')
     return tmp_path
 
 
-def test_page_and_plots_are_written(finished):
+def test_page_and_plots_are_written(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     report = json.loads((finished / "report.json").read_text())
     for row in comparison_rows(report):
@@ -62,14 +63,14 @@ def test_page_and_plots_are_written(finished):
     assert not list(finished.glob(".*.part"))
 
 
-def test_macs_of_the_layers_add_up_to_those_of_the_report(finished):
+def test_macs_of_the_layers_add_up_to_those_of_the_report(finished: Path) -> None:
     data = read_run(finished)
     for place, column in enumerate(("dense", "compressed")):
         assert sum(layer["macs"][place] for layer in data["layers"]) == data["report"][column]["macs"]
     assert all(after <= before for before, after in (layer["macs"] for layer in data["layers"]))
 
 
-def test_curves_are_those_of_the_run(finished):
+def test_curves_are_those_of_the_run(finished: Path) -> None:
     data = read_run(finished)
     assert data["metric"] == "macs"
     assert data["target"] == 0.5
@@ -81,7 +82,7 @@ def test_curves_are_those_of_the_run(finished):
     assert data["compressed"]["loss"]["cost"][-1] == pytest.approx(data["report"]["macs_ratio"])
 
 
-def test_long_runs_are_thinned_out(tmp_path):
+def test_long_runs_are_thinned_out(tmp_path: Path) -> None:
     lines = [json.dumps({"step": step, "loss": 2.0, "macs": 1.0}) for step in range(1, 10_001)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     loss = read_run(tmp_path)["compressed"]["loss"]
@@ -90,7 +91,7 @@ def test_long_runs_are_thinned_out(tmp_path):
     assert loss["smooth"] == pytest.approx([2.0] * len(loss["step"]))
 
 
-def test_a_run_that_still_goes_has_a_page(unfinished, capsys):
+def test_a_run_that_still_goes_has_a_page(unfinished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("report", unfinished) == 0
     assert "not finished, 2 epochs recorded" in capsys.readouterr().out
     page = (unfinished / "report.html").read_text()
@@ -98,14 +99,14 @@ def test_a_run_that_still_goes_has_a_page(unfinished, capsys):
     assert "What was decided when" in page
 
 
-def test_json_is_what_the_page_shows(finished, tmp_path):
+def test_json_is_what_the_page_shows(finished: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     assert run("report", finished, "--json", path) == 0
     assert json.loads(path.read_text()) == json.loads(json.dumps(read_run(finished)))
 
 
-def test_damage_is_one_line(finished, tmp_path, capsys):
-    def said(directory):
+def test_damage_is_one_line(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(directory: Path) -> str:
         assert run("report", directory) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
@@ -120,14 +121,14 @@ def test_damage_is_one_line(finished, tmp_path, capsys):
     assert "report.json: cannot be read" in said(tmp_path)
 
 
-def test_a_network_that_does_not_load_costs_only_its_column(finished, tmp_path):
+def test_a_network_that_does_not_load_costs_only_its_column(finished: Path, tmp_path: Path) -> None:
     for name in ("report.json", "metrics.jsonl", "recipe.json"):
         shutil.copy(finished / name, tmp_path)
     assert {tuple(layer["macs"]) for layer in read_run(tmp_path)["layers"]} == {(None, None)}
     assert "MACs before" in run_page(read_run(tmp_path), "x")
 
 
-def test_names_are_data(finished):
+def test_names_are_data(finished: Path) -> None:
     data = read_run(finished)
     data["report"]["model"] = "<script>alert(1)</script>"
     data["report"]["refused"] = [{"node": "<b>", "reason": "</script><i>"}]
@@ -140,7 +141,7 @@ def test_names_are_data(finished):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1400, 500])
-def test_page_in_a_browser(finished, width):
+def test_page_in_a_browser(finished: Path, width: int) -> None:
     with chromium(width, 900) as driver:
         driver.get((finished / "report.html").as_uri())
         assert len(driver.find_elements("css selector", ".chart canvas")) == 3

@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +36,7 @@ torch.save({"state": compact.state_dict(), "events": compact.meta["edp_fx.run"][
 """
 
 
-def launch(directory, processes):
+def launch(directory: Path, processes: int) -> list[dict[str, Any]]:
     script = directory / "train.py"
     script.write_text(SCRIPT)
     with socket.socket() as probe:
@@ -58,16 +60,16 @@ def launch(directory, processes):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return launch(tmp_path_factory.mktemp("alone"), 1)[0]
 
 
-def plain(events):
+def plain(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in event.items() if key != "seconds"} for event in events]
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_ranks_agree_and_match_one_process(alone, tmp_path, processes):
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_ranks_agree_and_match_one_process(alone: dict[str, Any], tmp_path: Path, processes: int) -> None:
     results = launch(tmp_path, processes)
     first = results[0]
     for other in results[1:]:

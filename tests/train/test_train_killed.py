@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "resume.py"
 
 
-def test_a_killed_run_resumes_bit_for_bit():
+@pytest.mark.slow
+def test_a_killed_run_resumes_bit_for_bit() -> None:
     command = [sys.executable, str(SCRIPT), "--kills", "2", "--epochs", "3", "--seed", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]

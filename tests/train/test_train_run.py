@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 import edp_fx
 from edp_fx.compressor import Compressor, parameter_groups
@@ -22,7 +26,7 @@ SIDE = 12
 
 
 class Block(nn.Module):
-    def __init__(self, inputs, outputs):
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
@@ -30,31 +34,34 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.short = nn.Conv2d(inputs, outputs, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(out)) + self.short(x))
 
 
 class Net(nn.Module):
-    def __init__(self, dropout=0.1):
+    def __init__(self, dropout: float = 0.1) -> None:
         super().__init__()
         self.blocks = nn.Sequential(Block(3, 16), nn.MaxPool2d(2), Block(16, 24))
         self.drop = nn.Dropout(dropout)
         self.head = nn.Linear(24, 4)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.drop(self.blocks(x).mean((2, 3))))
 
 
-def make_net(seed=0):
+def make_net(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     net = Net()
     randomize_(net, seed)
     return net
 
 
+Loaders = Callable[..., tuple[DataLoader[Any], DataLoader[Any]]]
+
+
 @pytest.fixture(scope="module")
-def loaders():
+def loaders() -> Loaders:
     """Four classes told apart by which quarter of the picture is bright."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(160) % 4
@@ -64,7 +71,7 @@ def loaders():
         top, left = half * (int(label) // 2), half * (int(label) % 2)
         image[:, top : top + half, left : left + half] += 0.5
 
-    def make(shift=1):
+    def make(shift: int = 1) -> tuple[DataLoader[Any], DataLoader[Any]]:
         train = ArrayDataset(images[:128], labels[:128], mean=(0.3,), std=(0.25,), shift=shift)
         test = ArrayDataset(images[128:], labels[128:], mean=(0.3,), std=(0.25,))
         return make_loader(train, 16, train=True), make_loader(test, 32, train=False)
@@ -75,12 +82,12 @@ def loaders():
 INPUTS = (torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)),)
 
 
-def share_of(network):
+def share_of(network: nn.Module) -> float:
     return edp_fx.measure(network, INPUTS).macs / edp_fx.measure(make_net(), INPUTS).macs
 
 
 @pytest.mark.parametrize("share", [0.7, 0.3])
-def test_a_run_ends_just_under_its_budget_and_learns(loaders, share):
+def test_a_run_ends_just_under_its_budget_and_learns(loaders: Loaders, share: float) -> None:
     train, test = loaders()
     network = make_net()
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -95,19 +102,19 @@ def test_a_run_ends_just_under_its_budget_and_learns(loaders, share):
 
 
 @pytest.mark.parametrize("importance", ["norm", "singular"])
-def test_other_measures_of_importance_meet_the_budget_too(loaders, importance):
+def test_other_measures_of_importance_meet_the_budget_too(loaders: Loaders, importance: str) -> None:
     compact = edp_fx.compress(make_net(), loaders()[0], epochs=2, macs=0.5, importance=importance)
     assert 0.45 <= share_of(compact) <= 0.5
     assert compact.meta["edp_fx.run"]["max_rel_diff"] <= 1e-5
 
 
-def test_params_budget(loaders):
+def test_params_budget(loaders: Loaders) -> None:
     compact = edp_fx.compress(make_net(), loaders()[0], epochs=3, params=0.4)
     dense = sum(parameter.numel() for parameter in make_net().parameters())
     assert 0.36 <= sum(parameter.numel() for parameter in compact.parameters()) / dense <= 0.4
 
 
-def test_pruning_and_merging_again_changes_nothing(loaders):
+def test_pruning_and_merging_again_changes_nothing(loaders: Loaders) -> None:
     compact = edp_fx.compress(make_net(), loaders()[0], epochs=3, macs=0.4).eval()
     again = edp_fx.prune_and_merge(compact, INPUTS).eval()
     images = torch.randn(5, 3, SIDE, SIDE).to(next(compact.parameters()).device)
@@ -124,7 +131,7 @@ def test_pruning_and_merging_again_changes_nothing(loaders):
         lambda groups: torch.optim.RMSprop(groups, lr=1e-3, momentum=0.5),
     ],
 )
-def test_three_lines_in_ones_own_loop(loaders, make_optimizer):
+def test_three_lines_in_ones_own_loop(loaders: Loaders, make_optimizer: Any) -> None:
     train, test = loaders()
     model = edp_fx.insert(edp_fx.trace(make_net(), INPUTS))
     optimizer = make_optimizer(parameter_groups(model, 1e-4))
@@ -154,7 +161,7 @@ def test_three_lines_in_ones_own_loop(loaders, make_optimizer):
     assert evaluate(compact, test).accuracy >= 0.9
 
 
-def test_optimizer_state_is_sliced_along_with_the_weights(loaders):
+def test_optimizer_state_is_sliced_along_with_the_weights(loaders: Loaders) -> None:
     train, _ = loaders()
     model = edp_fx.insert(edp_fx.trace(make_net(), INPUTS))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
@@ -178,7 +185,7 @@ def test_optimizer_state_is_sliced_along_with_the_weights(loaders):
     assert checked >= 3
 
 
-def test_a_compiled_network_follows_the_changes_of_shape(loaders):
+def test_a_compiled_network_follows_the_changes_of_shape(loaders: Loaders) -> None:
     train, _ = loaders()
     model = edp_fx.insert(edp_fx.trace(make_net(), INPUTS))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -197,12 +204,14 @@ def test_a_compiled_network_follows_the_changes_of_shape(loaders):
     assert changed
 
 
-def final_state(loaders, directory, epochs=4, stop_after=None, **options):
+def final_state(
+    loaders: Loaders, directory: Path, epochs: int = 4, stop_after: int | None = None, **options: Any
+) -> dict[str, Any]:
     train, test = loaders()
     recipe = Recipe(epochs=epochs, seed=3, **options)
     gm = edp_fx.insert(edp_fx.trace(make_net(), INPUTS))
 
-    def make(graph, optimizer, total):
+    def make(graph: fx.GraphModule, optimizer: torch.optim.Optimizer, total: int) -> Any:
         return Compressor(graph, INPUTS, macs=0.4, kinds=("rank", "channel"), optimizer=optimizer, total_steps=total)
 
     trainer = Trainer(gm, train, recipe, val_loader=test, make_compressor=make, directory=directory)
@@ -210,7 +219,7 @@ def final_state(loaders, directory, epochs=4, stop_after=None, **options):
         steps = iter(range(10**6))
         original = trainer._optimizer_step
 
-        def interrupted():
+        def interrupted() -> Any:
             if next(steps) == stop_after:
                 raise KeyboardInterrupt
             original()
@@ -222,7 +231,7 @@ def final_state(loaders, directory, epochs=4, stop_after=None, **options):
     return trainer.run(resume=True).model.state_dict()
 
 
-def test_resuming_with_another_budget_is_refused(loaders, tmp_path):
+def test_resuming_with_another_budget_is_refused(loaders: Loaders, tmp_path: Path) -> None:
     train, _ = loaders()
     edp_fx.compress(make_net(), train, epochs=2, macs=0.5, directory=tmp_path)
     with pytest.raises(CheckpointError, match=r"macs=0.5.*macs=0.4"):
@@ -230,7 +239,7 @@ def test_resuming_with_another_budget_is_refused(loaders, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"precision": "fp16"}])
-def test_interrupted_runs_resume_bit_for_bit(loaders, tmp_path, options):
+def test_interrupted_runs_resume_bit_for_bit(loaders: Loaders, tmp_path: Path, options: dict[str, Any]) -> None:
     expected = final_state(loaders, tmp_path / "whole", **options)
     for stop_after in (3, 11, 5):  # within the first epoch; in the second; in the third, after resuming
         final_state(loaders, tmp_path / "parts", stop_after=stop_after, **options)
@@ -243,8 +252,8 @@ def test_interrupted_runs_resume_bit_for_bit(loaders, tmp_path, options):
     assert {record.get("event") for record in steps} >= {"decision", "shrink"}
 
 
-def test_a_seed_reproduces_a_run_and_another_does_not(loaders):
-    def weights(seed):
+def test_a_seed_reproduces_a_run_and_another_does_not(loaders: Loaders) -> None:
+    def weights(seed: int) -> torch.Tensor:
         compact = edp_fx.compress(make_net(), loaders()[0], epochs=2, macs=0.5, seed=seed)
         return torch.cat([parameter.flatten() for parameter in compact.parameters()])
 
@@ -254,14 +263,14 @@ def test_a_seed_reproduces_a_run_and_another_does_not(loaders):
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
-def test_gradient_accumulation_makes_the_steps_of_larger_batches(loaders):
+def test_gradient_accumulation_makes_the_steps_of_larger_batches(loaders: Loaders) -> None:
     compact = edp_fx.compress(make_net(), loaders()[0], macs=0.5, recipe=Recipe(epochs=4, accumulate=3))
     assert share_of(compact) <= 0.5
     last = compact.meta["edp_fx.run"]["events"][-1]["step"]
     assert last <= 4 * 3  # eight batches an epoch make three steps
 
 
-def test_runs_of_one_process_may_differ_in_precision(loaders):
+def test_runs_of_one_process_may_differ_in_precision(loaders: Loaders) -> None:
     for precision, dtype in (("no", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
         seen = set()
         net = edp_fx.trace(make_net(), INPUTS)
@@ -272,14 +281,14 @@ def test_runs_of_one_process_may_differ_in_precision(loaders):
         Recipe(epochs=1, precision="half")
 
 
-def test_averaged_weights_shrink_along_and_become_the_result(loaders):
+def test_averaged_weights_shrink_along_and_become_the_result(loaders: Loaders) -> None:
     train, test = loaders()
     compact = edp_fx.compress(make_net(), train, macs=0.4, recipe=Recipe(epochs=8, ema=0.8))
     assert share_of(compact) <= 0.4
     assert evaluate(compact, test).accuracy >= 0.8
 
 
-def test_distillation_uses_the_teacher(loaders):
+def test_distillation_uses_the_teacher(loaders: Loaders) -> None:
     train, _ = loaders()
     teacher = make_net(5)
     calls = []
@@ -290,7 +299,7 @@ def test_distillation_uses_the_teacher(loaders):
     assert not teacher.training
 
 
-def test_lambda_policy_reaches_exact_zeros_without_a_budget(loaders):
+def test_lambda_policy_reaches_exact_zeros_without_a_budget(loaders: Loaders) -> None:
     train, _ = loaders()
     model = edp_fx.insert(edp_fx.trace(make_net(), INPUTS))
     optimizer = torch.optim.SGD(parameter_groups(model, 5e-4), lr=0.05, momentum=0.9)
@@ -318,7 +327,7 @@ def test_lambda_policy_reaches_exact_zeros_without_a_budget(loaders):
     assert torch.allclose(compact(images), before, rtol=1e-5, atol=1e-6)
 
 
-def test_rows_of_the_basis_are_balanced_without_changing_the_product():
+def test_rows_of_the_basis_are_balanced_without_changing_the_product() -> None:
     from edp_fx.compressor.proximal import balance
     from edp_fx.pairs import Pair
 
@@ -334,7 +343,7 @@ def test_rows_of_the_basis_are_balanced_without_changing_the_product():
     assert torch.allclose(pair.basis.weight.flatten(1).norm(dim=1), torch.ones(8), atol=1e-5)
 
 
-def test_zero_epochs_truncate_to_the_budget(loaders):
+def test_zero_epochs_truncate_to_the_budget(loaders: Loaders) -> None:
     train, test = loaders()
     trained = edp_fx.compress(make_net(), train, epochs=8, macs=1.0)
     plain = copy.deepcopy(make_net())
@@ -350,12 +359,12 @@ def test_zero_epochs_truncate_to_the_budget(loaders):
     assert trained is not None
 
 
-def test_budget_that_cannot_be_reached_says_the_least_that_can(loaders):
+def test_budget_that_cannot_be_reached_says_the_least_that_can(loaders: Loaders) -> None:
     with pytest.raises(BudgetError, match="the least that can is"):
         edp_fx.compress(make_net(), loaders()[0], epochs=1, macs=0.0001)
 
 
-def test_nan_loss_stops_with_the_last_checkpoint_intact(loaders, tmp_path):
+def test_nan_loss_stops_with_the_last_checkpoint_intact(loaders: Loaders, tmp_path: Path) -> None:
     train, _ = loaders()
     edp_fx.compress(make_net(), train, epochs=1, macs=0.5, directory=tmp_path)
     good = (tmp_path / "checkpoint.pt").read_bytes()
@@ -364,14 +373,14 @@ def test_nan_loss_stops_with_the_last_checkpoint_intact(loaders, tmp_path):
     assert (tmp_path / "checkpoint.pt").read_bytes() == good
 
 
-def test_failing_loader_is_named(loaders):
+def test_failing_loader_is_named(loaders: Loaders) -> None:
     class Failing:
         sampler = None
 
-        def __len__(self):
+        def __len__(self) -> int:
             return 4
 
-        def __iter__(self):
+        def __iter__(self) -> Iterator[Any]:
             yield torch.randn(4, 3, SIDE, SIDE), torch.zeros(4, dtype=torch.long)
             raise OSError("cannot read picture.png")
 
@@ -379,12 +388,12 @@ def test_failing_loader_is_named(loaders):
         edp_fx.compress(make_net(), Failing(), epochs=1, macs=0.5)
 
 
-def test_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+def test_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "checkpoint.pt"
     state_module.save_state({"progress": {"epoch": 1, "step": 2}}, path)
     good = path.read_bytes()
 
-    def full(state, file):
+    def full(state: Any, file: Any) -> Any:
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
@@ -396,7 +405,7 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("chosen", ["tf32", "ieee"])
-def test_outputs_are_compared_in_whole_float32_whatever_was_chosen(chosen):
+def test_outputs_are_compared_in_whole_float32_whatever_was_chosen(chosen: str) -> None:
     from edp_fx.compressor.structure import outputs
 
     backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
