@@ -45,3 +45,8 @@ class CheckpointError(EdpError):
 
 class LoweringError(EdpError):
     """The graph cannot be exported, verified or built for the target. No file was left behind."""
+
+
+def one_line(error: BaseException) -> str:
+    """What another library's error says, its first line."""
+    return (str(error) or type(error).__name__).split("\n")[0]

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from edp_fx.channels import ChannelGraph
 from edp_fx.channels.rules.registry import REGISTRY
 from edp_fx.channels.rules.sizes import Masks, NodeSizes, Shape, first_argument, pruned_shape
-from edp_fx.errors import PassError
+from edp_fx.errors import PassError, one_line
 from edp_fx.frontend.normal_form import remove_dead_code
 from edp_fx.frontend.random_run import run_on_random
 from edp_fx.frontend.running import GraphRunner, submodule
@@ -62,10 +62,10 @@ class _Repairer(GraphRunner):
         try:
             result = super().run_node(node)
         except Exception as error:
-            first = (str(error) or type(error).__name__).split("\n")[0]
             if node.name not in self.not_run:
                 raise PassError(
-                    f"prune: the sizes at node {node.name!r} ({node.target}) cannot follow the pruned channels: {first}"
+                    f"prune: the sizes at node {node.name!r} ({node.target}) cannot follow the pruned channels: "
+                    f"{one_line(error)}"
                 ) from error
             result = map_tensors(self.mode.meta, run_on_random(self.gm, node, self.env.__getitem__, self.mode.device))
         got = [tuple(leaf.shape) for leaf in tensors_of(result)]

@@ -11,8 +11,8 @@ from edp_fx.channels.analysis import Analysis
 from edp_fx.channels.graph import ChannelGraph
 from edp_fx.channels.grouping import find_groups
 from edp_fx.channels.groups import Group
+from edp_fx.channels.interpreter import run_sweep
 from edp_fx.channels.leaves import freeze_opaque_leaves
-from edp_fx.channels.sweep import run_sweep
 from edp_fx.channels.views import resolve
 from edp_fx.errors import AnalysisError
 

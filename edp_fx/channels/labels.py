@@ -103,3 +103,11 @@ def drop_trivial(factors: Iterable[Factor]) -> Labels:
 def run_on(func: Any, args: Any, kwargs: Any) -> Any:
     """Run an operation on label arrays; the sweep is not active while it handles one."""
     return func(*args, **{name: value for name, value in kwargs.items() if name not in ("device", "dtype")})
+
+
+def axis_argument(func: Any, args: Any, kwargs: Any) -> int:
+    """The ``dim`` that an operation is given, or its default."""
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.name == "dim":
+            return int(args[position] if position < len(args) else kwargs.get("dim", argument.default_value))
+    raise ValueError(f"{func} has no dim")

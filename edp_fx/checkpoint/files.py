@@ -15,7 +15,7 @@ from edp_fx.checkpoint.examples import describe_inputs
 from edp_fx.checkpoint.program import SUFFIX, save_program
 from edp_fx.checkpoint.structure import describe, rebuild
 from edp_fx.checkpoint.weights import weights_to_bytes
-from edp_fx.errors import CheckpointError
+from edp_fx.errors import CheckpointError, one_line
 from edp_fx.files import write
 from edp_fx.pairs import Pair
 
@@ -126,8 +126,7 @@ def _read(structure: dict[str, Any], blob: bytes, directory: Path) -> fx.GraphMo
     except CheckpointError:
         raise
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        first = (str(error) or type(error).__name__).split("\n")[0]
-        raise CheckpointError(f"{directory} is damaged: {first}") from error
+        raise CheckpointError(f"{directory} is damaged: {one_line(error)}") from error
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

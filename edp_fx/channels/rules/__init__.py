@@ -21,6 +21,7 @@ from edp_fx.channels.rules.registry import REGISTRY, Entry, Operation, register_
 from edp_fx.channels.rules.reshape import expand, permute, view
 from edp_fx.channels.rules.selection import along_axis, embedding, index, index_select
 from edp_fx.channels.rules.spatial import spatial
+from edp_fx.errors import one_line
 
 if TYPE_CHECKING:
     from edp_fx.channels.sweep import Sweep
@@ -67,7 +68,10 @@ def operation(func: Any) -> Operation:
             entry = Entry(pointwise)
         rule = entry.rule if entry is not None else None
         alike = rule is pointwise and len(func._schema.returns) == 1
-        known = Operation(str(func), rule, entry is not None and entry.births, alike, func._schema.is_mutable)
+        schema = func._schema
+        alias = not schema.is_mutable and any(one.alias_info is not None for one in schema.returns)
+        births = entry is not None and entry.births
+        known = Operation(str(func), rule, births, alike, schema.is_mutable, alias)
         REGISTRY.met[func] = known
     return known
 
@@ -76,11 +80,15 @@ def apply_rule(sweep: Sweep, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     """Label the outputs of ``func(*args, **kwargs)`` and write down what it ties and freezes."""
     known = operation(func)
     labelled = [one for one in tensors(*args, *kwargs.values()) if sweep.labels(one)]
-    if known.rule is not None:
-        if labelled or known.births:
+    reason = "has no rule"
+    if known.rule is not None and (labelled or known.births):
+        try:
             known.rule(sweep, func, args, kwargs, out)
-    elif labelled:
+            return
+        except Exception as error:  # whatever a rule did not think of: unknown is safe
+            reason = f"is used in a way that its rule does not know: {one_line(error)}"
+    if labelled:
         sweep.ledger.unknown_ops.setdefault(known.name, sweep.where)
-        for tensor in labelled:
+        for tensor in [*labelled, *tensors(*(out if isinstance(out, (list, tuple)) else [out]))]:
             for factor in sweep.labels(tensor):
-                sweep.freeze(factor, f"{func} has no rule")
+                sweep.freeze(factor, f"{func} {reason}")

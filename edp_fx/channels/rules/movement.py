@@ -167,24 +167,9 @@ def fold(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
     sweep.set(out, factors)
 
 
-@rule(
-    aten.flip,
-    aten.pixel_unshuffle,
-    aten.channel_shuffle,
-    aten.im2col,
-    aten.unfold,
-    aten.rot90,
-    aten.reflection_pad1d,
-    aten.reflection_pad2d,
-    aten.reflection_pad3d,
-    aten.replication_pad1d,
-    aten.replication_pad2d,
-    aten.replication_pad3d,
-    aten.tril,
-    aten.triu,
-)
+@rule(aten.flip, aten.rot90)
 def same_op(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """flip, pixel_unshuffle, im2col …: run the operation on the expanded labels, then compress."""
+    """Run the operation on the expanded labels, then compress."""
     source = args[0]
     factors = []
     for factor in sweep.labels(source):
@@ -193,6 +178,34 @@ def same_op(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         moved[moved == FROZEN] = WILDCARD if not (factor.atoms == FROZEN).any() else FROZEN
         factors.append(factor.with_atoms(compress(moved)))
     sweep.set(out, factors)
+
+
+@rule(aten.pixel_unshuffle, aten.im2col, aten.tril, aten.triu)
+def same_op_on_maps(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Operations for which the last two axes are places: those are fixed, labels on the others move."""
+    source = args[0]
+    places = (source.ndim - 2, source.ndim - 1)
+    sweep.set(source, [sweep.collapse(factor, places) for factor in sweep.labels(source)])
+    same_op(sweep, func, args, kwargs, out)
+
+
+@rule(aten.unfold)
+def windows(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
+    """Tensor.unfold: the axis that windows slide along is fixed."""
+    source, axis = args[0], args[1] % args[0].ndim
+    fixed = [sweep.collapse(factor, [axis]) for factor in sweep.labels(source)]
+    sweep.set(out, [factor.with_atoms(factor.atoms[..., None]) for factor in fixed])
+
+
+@rule(aten.channel_shuffle, aten.native_channel_shuffle)
+def channel_shuffle(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
+    """(groups · channels) → (channels · groups): each group loses the same places."""
+    source, groups = args[0], args[1]
+    for factor in sweep.labels(source):
+        if 1 in factor.axes:
+            grid = sweep.collapse(factor, [axis for axis in factor.axes if axis != 1]).atoms.reshape(groups, -1)
+            sweep.tie(grid, grid[:1])
+    same_op(sweep, func, args, kwargs, out)
 
 
 @rule(aten.pixel_shuffle)
@@ -210,3 +223,15 @@ def like(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
     """zeros_like and friends: the size follows the source, so may the labels."""
     zeros = func.overloadpacket in (aten.zeros_like,)
     sweep.set(out, [Factor(factor.atoms, zeros) for factor in sweep.labels(args[0])])
+
+
+@rule(
+    aten.new_zeros,
+    aten.new_ones,
+    aten.new_full,
+    aten.new_empty,
+    aten.new_empty_strided,
+)
+def fresh(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
+    """A tensor of a given size, of which only the type is another's: a constant."""
+    sweep.set(out, ())

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from edp_fx.channels.labels import Factor, Labels, on_axis, vector
+from edp_fx.channels.labels import Factor, Labels, axis_argument, on_axis, vector
 from edp_fx.channels.rules.registry import rule
 from edp_fx.channels.rules.sizes import NodeSizes, last_axes
 
@@ -235,9 +235,9 @@ def _reduced_axes(func: Any, args: Any, kwargs: Any, ndim: int) -> tuple[list[in
 
 @rule(aten.cumsum, aten.cumprod, aten.sort, aten.topk)
 def cumulative(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
-    """cumsum, sort: entries along the axis depend on their neighbours, so the axis is fixed."""
+    """cumsum, sort, topk: entries along the axis depend on their neighbours, so the axis is fixed."""
     x = args[0]
-    axis = (args[1] if len(args) > 1 and isinstance(args[1], int) else kwargs.get("dim", -1)) % x.ndim
+    axis = axis_argument(func, args, kwargs) % x.ndim
     factors = [sweep.collapse(one, [axis]) for one in sweep.labels(x)]
     for result in tree_leaves(out):
         if isinstance(result, Tensor):

@@ -32,7 +32,8 @@ class Entry:
 class Operation:
     """What is known of an ATen operation, whatever it is given.
 
-    ``pointwise``: it gives one tensor, each number of which comes from the numbers at its own place.
+    ``pointwise``: it gives one tensor, each number of which comes from the numbers at its own place. ``alias``: what it
+    gives shows the numbers of its first operand.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Operation:
     births: bool
     pointwise: bool
     mutable: bool
+    alias: bool
 
 
 class Registry:

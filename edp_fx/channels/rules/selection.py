@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edp_fx.channels.atoms import Grid
-from edp_fx.channels.labels import Factor, compress, on_axis, run_on, vector
+from edp_fx.channels.labels import Factor, axis_argument, compress, on_axis, run_on, vector
 from edp_fx.channels.rules.registry import rule
 from edp_fx.channels.rules.sizes import NodeSizes
 
@@ -37,8 +37,16 @@ def narrowed(sizes: NodeSizes) -> None:
         sizes.call(torch.narrow, sizes.tensor, axis, int(mask[:start].sum()), int(mask[start : start + length].sum()))
 
 
+def selected(sizes: NodeSizes) -> None:
+    """``x.select(1, 5)``: the number moves with the indices that were removed before it."""
+    axis, number = (sizes.then(sizes.get(k, name)) for k, name in enumerate(("dim", "index"), 1))
+    mask = sizes.masks.get(axis % len(sizes.before))
+    if mask is not None:
+        sizes.put(2, "index", int(mask[: number % len(mask)].sum()))
+
+
 def indexed(sizes: NodeSizes) -> None:
-    """``x[:, 3:, 2]``: slices and indices move with the indices that were removed before them."""
+    """``x[:, 3:, 2]``, read or written: slices and indices move with the indices that were removed before them."""
     if not sizes.masks or not sizes.before:
         return
     index = sizes.node.args[1]
@@ -56,7 +64,7 @@ def indexed(sizes: NodeSizes) -> None:
             axis += 1
         new.append(item)
     if any(a is not b for a, b in zip(new, items)):
-        sizes.node.args = (sizes.node.args[0], tuple(new) if isinstance(index, tuple) else new[0])
+        sizes.put(1, "index", tuple(new) if isinstance(index, tuple) else new[0])
 
 
 def _moved(before: Any, now: Any, mask: np.ndarray, original: Any) -> Any:
@@ -76,8 +84,9 @@ def _moved(before: Any, now: Any, mask: np.ndarray, original: Any) -> Any:
     return wanted.tolist()
 
 
-@rule(aten.slice, sizes=indexed, calls=(operator.getitem,))
-@rule(aten.select, aten.unbind)
+@rule(aten.slice, sizes=indexed, calls=(operator.getitem, operator.setitem, "__getitem__", "__setitem__"))
+@rule(aten.select, sizes=selected)
+@rule(aten.unbind)
 @rule(aten.narrow, sizes=narrowed)
 @rule(
     aten.split,
@@ -95,7 +104,7 @@ def along_axis(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> Non
     What unbind and select take apart must all stay.
     """
     source = args[0]
-    axis = _axis_argument(func, args, kwargs) % source.ndim
+    axis = axis_argument(func, args, kwargs) % source.ndim
     outs = list(out) if isinstance(out, (tuple, list)) else [out]
     drops = outs[0].ndim < source.ndim
     per_out: list[list[Factor]] = [[] for _ in outs]
@@ -115,15 +124,6 @@ def along_axis(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> Non
             into.append(factor.with_atoms(compress(array)))
     for tensor, factors in zip(outs, per_out):
         sweep.set(tensor, factors)
-
-
-def _axis_argument(func: Any, args: Any, kwargs: Any) -> int:
-    for position, argument in enumerate(func._schema.arguments):
-        if argument.name == "dim":
-            if position < len(args):
-                return int(args[position])
-            return int(kwargs.get("dim", argument.default_value))
-    raise AssertionError(f"{func} has no dim")
 
 
 @rule(aten.index, aten._unsafe_index)

@@ -1,4 +1,4 @@
-"""Pooling and interpolation: they act on the trailing spatial axes and leave the channels alone."""
+"""Pooling, interpolation, padding by what is there: they act on the last axes and leave the channels alone."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ def spatial(axes: int) -> Any:
 
 
 rule(
+    aten.reflection_pad1d,
+    aten.replication_pad1d,
     aten.avg_pool1d,
     aten.max_pool1d,
     aten.adaptive_avg_pool1d,
@@ -41,6 +43,8 @@ rule(
 )(spatial(1))
 
 rule(
+    aten.reflection_pad2d,
+    aten.replication_pad2d,
     aten.avg_pool2d,
     aten.max_pool2d,
     aten.max_pool2d_with_indices,
@@ -57,6 +61,8 @@ rule(
 )(spatial(2))
 
 rule(
+    aten.reflection_pad3d,
+    aten.replication_pad3d,
     aten.avg_pool3d,
     aten.max_pool3d,
     aten.max_pool3d_with_indices,

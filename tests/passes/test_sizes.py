@@ -1,0 +1,79 @@
+"""Sizes written into a graph follow the pruned channels, whatever calls them and however they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edp_fx.channels import analyze
+from edp_fx.frontend import trace
+from edp_fx.validation.masking import difference, masked_run, pruned_run, random_keep
+
+
+def _cleared(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, 2:4] = 0
+    return x
+
+
+# of a tensor (batch, 8, 4, 4)
+LITERALS: dict[str, Callable[[Tensor], Tensor]] = {
+    "view": lambda x: x.view(-1, 2, 4, 4, 4).flatten(1, 2),
+    "view by name": lambda x: x.flatten(2).view(size=(-1, 8, 4, 4)),
+    "view as a shape": lambda x: x.flatten(2).view(x.shape),
+    "view as a type": lambda x: x.view(torch.int64).view(torch.float64),
+    "reshape by name": lambda x: torch.reshape(x, shape=(-1, 2, 4, 4, 4)).flatten(1, 2),
+    "unflatten": lambda x: x.unflatten(1, (2, 4)).flatten(1, 2),
+    "unflatten by name": lambda x: torch.unflatten(x, dim=1, sizes=(2, 4)).flatten(1, 2),
+    "unflatten layer": nn.Sequential(nn.Unflatten(1, (2, 4)), nn.Flatten(1, 2)),
+    "expand": lambda x: x * x.mean((1, 2, 3), keepdim=True).expand(-1, 8, 4, 4),
+    "expand by a list": lambda x: x * x.mean((1, 2, 3), keepdim=True).expand([-1, 8, 4, 4]),
+    "broadcast": lambda x: x * torch.broadcast_to(x.mean((1, 2, 3), keepdim=True), (x.shape[0], 8, 4, 4)),
+    "split": lambda x: torch.cat(x.split(4, 1)[::-1], 1),
+    "split by name": lambda x: torch.cat(torch.split(x, split_size_or_sections=[2, 6], dim=1)[::-1], 1),
+    "split in unequal parts": lambda x: torch.cat(x.split_with_sizes([2, 6], 1)[::-1], 1),
+    "split at": lambda x: torch.cat(torch.tensor_split(x, indices=(3,), dim=1)[::-1], 1),
+    "chunk": lambda x: torch.cat(torch.chunk(x, 2, 1)[::-1], 1),
+    "one of a tuple": lambda x: x.split(4, 1)[1],
+    "narrow": lambda x: torch.cat([x.narrow(1, 5, 3), torch.narrow(x, dim=1, start=0, length=5)], 1),
+    "narrow from the end": lambda x: torch.cat([x.narrow(1, -3, 3), x.narrow(1, 0, 5)], 1),
+    "slices": lambda x: torch.cat([x[:, 4:8], x[:, 0:4]], 1),
+    "slices from the end": lambda x: torch.cat([x[:, -3:], x[:, :-3]], 1),
+    "one channel": lambda x: x + x.select(1, 3).unsqueeze(1),
+    "one channel from the end": lambda x: x + torch.select(x, dim=1, index=-2).unsqueeze(1),
+    "one channel by index": lambda x: x + x[:, 5:6] + x[:, 4].unsqueeze(1),
+    "written slice": _cleared,
+    "layer norm": lambda x: F.layer_norm(x.movedim(1, -1), (8,)).movedim(-1, 1),
+    "layer norm by name": lambda x: F.layer_norm(input=x.movedim(1, -1), normalized_shape=[8]).movedim(-1, 1),
+    "layer norm of a shape": lambda x: F.layer_norm(x.movedim(1, -1), x.movedim(1, -1).shape[-1:]).movedim(-1, 1),
+    "rms norm": lambda x: F.rms_norm(x.movedim(1, -1), (8,)).movedim(-1, 1),
+    "group norm": lambda x: F.group_norm(x, 8),
+    "group norm by name": lambda x: F.group_norm(input=x, num_groups=4),
+    "attention": lambda x: F.scaled_dot_product_attention(*[x.flatten(2).mT] * 3).mT,
+}
+
+
+class Around(nn.Module):
+    def __init__(self, op: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.op, self.make = op, nn.Conv2d(3, 8, 1)
+        self.read = nn.Conv1d(op(torch.zeros(2, 8, 4, 4, dtype=torch.float64)).shape[1], 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.op(self.make(x)).flatten(2))
+
+
+@pytest.mark.parametrize("name", LITERALS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_literal_sizes_follow(name: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    graph = analyze(trace(Around(LITERALS[name]).double().eval(), x), x)
+    keep = random_keep(graph, seed)
+    assert any("make" in graph.group(one).producers for one in keep), graph.explain("make")
+    other = (torch.randn(3, 3, 4, 4, dtype=torch.float64),)
+    assert difference(masked_run(graph.gm, graph, keep, other), pruned_run(graph.gm, graph, keep, other)) < 1e-9
