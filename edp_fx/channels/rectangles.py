@@ -34,6 +34,9 @@ def rectangularise(ledger: Ledger) -> np.ndarray:
             if touched & seen:
                 waiting.append(grid)
                 continue
+            if len(grid.fixed) == grid.atoms.ndim:
+                ledger.freeze(grid.where, grid.atoms, "selected by its number")
+                continue
             free = _choose(roots, frozen, grid.fixed)
             if free is None:
                 continue

@@ -167,7 +167,7 @@ def fold(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
     sweep.set(out, factors)
 
 
-@rule(aten.flip, aten.rot90)
+@rule(aten.flip, aten.rot90, aten.pixel_unshuffle)
 def same_op(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Run the operation on the expanded labels, then compress."""
     source = args[0]
@@ -180,7 +180,7 @@ def same_op(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     sweep.set(out, factors)
 
 
-@rule(aten.pixel_unshuffle, aten.im2col, aten.tril, aten.triu)
+@rule(aten.im2col, aten.tril, aten.triu)
 def same_op_on_maps(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Operations for which the last two axes are places: those are fixed, labels on the others move."""
     source = args[0]
