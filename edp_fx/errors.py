@@ -48,5 +48,11 @@ class LoweringError(EdpError):
 
 
 def one_line(error: BaseException) -> str:
-    """What another library's error says, its first line."""
-    return (str(error) or type(error).__name__).split("\n")[0]
+    """What an exception says, in one line; its type where it says nothing.
+
+    One that was raised in a process of a DataLoader says it last, behind the traceback there.
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].startswith("Caught ") and len(lines) > 1:
+        return lines[-1].partition(": ")[2] or lines[-1]
+    return lines[0]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from edp_fx.errors import DataError
+from edp_fx.errors import DataError, one_line
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -125,6 +125,16 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
+class Loader(DataLoader[Any]):
+    """A DataLoader whose processes' errors are one line."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except DataError as error:
+            raise DataError(one_line(error)) from error
+
+
 def make_loader(
     dataset: Dataset[Any], batch_size: int, *, train: bool, seed: int = 0, workers: int = 0
 ) -> DataLoader[Any]:
@@ -134,7 +144,7 @@ def make_loader(
     """
     batched = bool(getattr(dataset, "batched", False))
     size = len(dataset)  # type: ignore[arg-type]
-    return DataLoader(
+    return Loader(
         dataset,
         batch_size=min(batch_size, size),
         sampler=EpochSampler(dataset, seed) if train else None,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edp_fx.data.folders import Folder, read_folder
-from edp_fx.data.images import first_line
+from edp_fx.errors import one_line
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _look(file: Path) -> tuple[tuple[int, int] | None, bytes, str]:
             image.load()
         return size, hashlib.blake2b(content, digest_size=16).digest(), ""
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
-        return None, b"", first_line(error)
+        return None, b"", one_line(error)
 
 
 def _some(files: Iterable[Path]) -> str:

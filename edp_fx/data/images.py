@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from edp_fx.data.base import Reading
-from edp_fx.errors import DataError
+from edp_fx.errors import DataError, one_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -44,7 +44,7 @@ def read_image(file: Path) -> Any:
         with Image.open(file) as image:
             return image.convert("RGB")
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and more
-        raise DataError(f"{file}: no readable image ({first_line(error)}); remove or replace it") from error
+        raise DataError(f"{file}: no readable image ({one_line(error)}); remove or replace it") from error
 
 
 def transforms(how: Reading) -> tuple[Transform, Transform]:
@@ -59,8 +59,3 @@ def transforms(how: Reading) -> tuple[Transform, Transform]:
     judge = create_transform(**shared, is_training=False)
     learn = create_transform(**shared, is_training=True, color_jitter=None) if how.augment else judge
     return learn, judge
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edp_fx.data.base import Data, Reading
-from edp_fx.data.images import first_line, transforms
+from edp_fx.data.images import transforms
 from edp_fx.data.splitting import split_up
-from edp_fx.errors import DataError
+from edp_fx.errors import DataError, one_line
 
 
 def torchvision_data(name: str, root: Path, how: Reading) -> Data:
@@ -47,7 +47,7 @@ def torchvision_data(name: str, root: Path, how: Reading) -> Data:
     try:
         learned, train = build("train", learn), build("train", judge)
     except Exception as error:
-        raise DataError(f"--data torchvision:{name}:{root}: {first_line(error)}; is the data there?") from error
+        raise DataError(f"--data torchvision:{name}:{root}: {one_line(error)}; is the data there?") from error
     judged = {"train": train}
     for part in ("test", "val"):
         try:

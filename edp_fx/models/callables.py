@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from edp_fx.errors import ModelError
+from edp_fx.errors import ModelError, one_line
 from edp_fx.inputs import normalize
 from edp_fx.models.loaded import MEAN, STD, LoadedModel, built, fit, images, near
 
@@ -41,8 +41,7 @@ def from_callable(
         for atom in name.split("."):
             function = getattr(function, atom)
     except Exception as error:  # a module of the user's may fail in any way
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise ModelError(f"cannot import {spec!r}: {type(error).__name__}: {reason}") from error
+        raise ModelError(f"cannot import {spec!r}: {type(error).__name__}: {one_line(error)}") from error
     if not callable(function):
         raise ModelError(f"{spec!r} is {type(function).__name__}, not a function that makes a model")
     if isinstance(function, nn.Module):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edp_fx.errors import EdpError, ModelError
+from edp_fx.errors import EdpError, ModelError, one_line
 from edp_fx.inputs import eval_mode
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as timm and torchvision use them
@@ -125,5 +125,4 @@ def built(name: str, make: Callable[[], Any]) -> Any:
     except EdpError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise ModelError(f"model {name!r} cannot be built: {type(error).__name__}: {reason}") from error
+        raise ModelError(f"model {name!r} cannot be built: {type(error).__name__}: {one_line(error)}") from error

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edp_fx.errors import ModelError
+from edp_fx.errors import ModelError, one_line
 
 _HOMES = ("state_dict", "model_state_dict", "model", "net", "module")  # where training scripts put the weights
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # what DataParallel, torch.compile and Lightning put before names
@@ -40,7 +40,7 @@ def load_weights(model: nn.Module, file: Path, num_classes: int | None = None) -
         else:
             found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = one_line(error)
         if "weights_only" in str(error) or "Unsupported" in str(error):
             reason = "it holds more than weights; save model.state_dict() alone, or as safetensors"
         raise ModelError(f"--weights {file}: cannot be read: {reason}") from error
