@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import fx
 
@@ -37,17 +37,23 @@ class MergePairs(Pass):
     def call(self, gm: fx.GraphModule) -> PassResult:
         report = PassReport(self.name)
         FusePairs().call(gm)
-        merged: dict[int, Any] = {}
-        for path, module in list(gm.named_modules(remove_duplicate=False)):
-            if not isinstance(module, Pair):
+        called = {str(node.target) for node in gm.graph.nodes if node.op == "call_module"}
+        paths: dict[int, list[str]] = {}
+        pairs: dict[int, Pair] = {}
+        for path, module in gm.named_modules(remove_duplicate=False):
+            if isinstance(module, Pair):
+                pairs[id(module)] = module
+                paths.setdefault(id(module), []).append(path)
+        for key, pair in pairs.items():
+            name = next((path for path in paths[key] if path in called), paths[key][0])
+            if self.keep_pair(name, pair):
+                report.refuse(name, f"rank {pair.rank} is cheaper as two layers")
                 continue
-            if self.keep_pair(path, module):
-                report.refuse(path, f"rank {module.rank} is cheaper as two layers")
-                continue
-            layer = merged.setdefault(id(module), module.to_layer())
-            owner, _, leaf = path.rpartition(".")
-            gm.get_submodule(owner)._modules[leaf] = layer
-            report.rewritten.append(path)
+            layer = pair.to_layer()
+            for path in paths[key]:
+                owner, _, leaf = path.rpartition(".")
+                gm.get_submodule(owner)._modules[leaf] = layer
+                report.rewritten.append(path)
         UnfusePairs().call(gm)
         gm.recompile()
         return PassResult(gm, bool(report.rewritten), report)

@@ -24,7 +24,7 @@ from edp_fx.cost.terms import (
 from edp_fx.errors import BudgetError
 from edp_fx.latency import LatencyTable
 from edp_fx.pairs import Pair
-from edp_fx.passes.merge import Chooser
+from edp_fx.passes.merge import Chooser, by_weights
 
 METRICS = ("macs", "params", "latency")
 TRAFFIC, POSITION = 64.0, 1000.0
@@ -116,7 +116,9 @@ class CostModel:
         for pair in self._pairs:
             by_name.setdefault(pair.name, []).append(pair)
 
-        def cheaper_apart(name: str, _: Pair) -> bool:
+        def cheaper_apart(name: str, pair: Pair) -> bool:
+            if name not in by_name:  # in an opaque module, or on a way not taken: its terms are not known
+                return by_weights(name, pair)
             found = by_name[name]
             return sum(one.apart(keep) for one in found) < sum(one.merged.cost(keep) for one in found)
 
