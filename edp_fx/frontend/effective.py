@@ -180,9 +180,19 @@ def _inline(site: Site, node: fx.Node, module: nn.Module, known: dict[int, Any])
                     node.replace_all_uses_with(fx.node.map_arg(one.args[0], lambda n: copies[n]))
                 else:
                     copies[one] = gm.graph.node_copy(one, lambda n: copies[n])
+                    if one.op == "call_module":  # a module inside the layer, which goes: it moves beside the pair
+                        copies[one].target = _beside(gm, home, str(one.target), module)
         gm.graph.erase_node(node)
 
     site._rewrite = rewrite
+
+
+def _beside(gm: fx.GraphModule, home: str, name: str, layer: nn.Module) -> str:
+    """Put a module that ``layer`` owns next to the pair at ``home``; its new name."""
+    path = f"{home}_{name.replace('.', '_')}"
+    owner, _, leaf = path.rpartition(".")
+    gm.get_submodule(owner)._modules[leaf] = layer.get_submodule(name)
+    return path
 
 
 def _trace_layer(node: fx.Node, module: nn.Module) -> Any:
