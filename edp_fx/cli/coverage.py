@@ -12,6 +12,8 @@ import typer
 from edp_fx.errors import EdpError
 from edp_fx.files import write
 
+_TIMM, _ZOOS = "coverage.jsonl", "coverage-zoos.jsonl"
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
@@ -24,14 +26,22 @@ def coverage(
     families: Annotated[
         str | None, typer.Option(metavar="smallest|all", help="One model of every timm family, or all models.")
     ] = None,
+    zoo: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Models of another library: pytorchcv, smp, ultralytics, transformers or torchvision (its detectors), "
+            "installed by the extra 'zoos'. All, or those named.",
+        ),
+    ] = None,
     max_params: Annotated[float, typer.Option(help="Bound of --families all, in millions of parameters.")] = 100,
     stages: Annotated[str | None, typer.Option(metavar="A,B", help="Stages to run; default: all.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write coverage.jsonl and coverage.md; what is recorded there is not run again. Without a choice of "
-            "models only coverage.md is written anew.",
+            help="Write coverage.jsonl (coverage-zoos.jsonl with --zoo) and coverage.md; what is recorded there is not "
+            "run again. Without a choice of models only coverage.md is written anew.",
         ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON lines.")] = None,
@@ -47,11 +57,11 @@ def coverage(
     from edp_fx.coverage.runner import sweep
     from edp_fx.coverage.table import failures, markdown, stage_names, summary
 
-    names = _stages(stages)
-    path = out / "coverage.jsonl" if out else json_file
+    names = _stages(stages, zoo)
+    path = out / (_ZOOS if zoo else _TIMM) if out else json_file
     recorded = _recorded(path) if out and path else {}
-    chosen = bool(models or filter or families)
-    entries = choose(models or (), filter, families, max_params * 1e6) if chosen or not recorded else []
+    chosen = bool(models or filter or families or zoo)
+    entries = choose(models or (), filter, families, max_params * 1e6, zoo) if chosen or not recorded else []
     waiting = [entry for entry in entries if not all(name in recorded.get(entry.name, ()) for name in names)]
     records: list[dict[str, Any]] = [recorded[e.name] for e in entries if e not in waiting]
     if path:
@@ -76,17 +86,19 @@ def coverage(
         )
     if out and path:
         _write(path, recorded)
-        write({out / "coverage.md": markdown([*recorded.values()]).encode()})
+        text = markdown(*([*_recorded(out / name).values()] for name in (_TIMM, _ZOOS)))
+        write({out / "coverage.md": text.encode()})
         records = records or [*recorded.values()]
     print(tabulate(_rows(records), headers=["model", "params (M)", *stage_names(records)], floatfmt=".1f"))
     print()
     print(tabulate(summary(records)))
 
 
-def _stages(wanted: str | None) -> list[str]:
+def _stages(wanted: str | None, zoo: str | None) -> list[str]:
     from edp_fx.coverage.stages import STAGES
 
-    names = list(STAGES) if wanted is None else [name.strip() for name in wanted.split(",") if name.strip()]
+    every = [name for name in STAGES if zoo is None or name != "engine"]
+    names = every if wanted is None else [name.strip() for name in wanted.split(",") if name.strip()]
     for name in names:
         if name not in STAGES:
             raise EdpError(f"--stages: {name!r} is not a stage; choose from {', '.join(STAGES)}")

@@ -10,6 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from edp_fx.coverage import zoos
 from edp_fx.errors import ModelError
 
 _FILE = "timm_models.json"
@@ -23,11 +24,13 @@ class Entry:
         name: as :func:`edp_fx.models.load_model` takes it.
         family: the module of timm that defines it, or "torchvision.classification" and the like.
         params: number of parameters, 0 where not recorded.
+        zoo: the library it is of, where :mod:`edp_fx.coverage.zoos` builds it.
     """
 
     name: str
     family: str
     params: int = 0
+    zoo: str | None = None
 
 
 @cache
@@ -70,7 +73,11 @@ def smallest(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def choose(
-    names: Iterable[str] = (), pattern: str | None = None, families: str | None = None, max_params: float = 100e6
+    names: Iterable[str] = (),
+    pattern: str | None = None,
+    families: str | None = None,
+    max_params: float = 100e6,
+    zoo: str | None = None,
 ) -> list[Entry]:
     """The models a command line asks for.
 
@@ -80,10 +87,14 @@ def choose(
         families: "smallest", one of each timm family, or "all", every timm model up to ``max_params``, one of each
             family above and every torchvision model.
         max_params: bound for "all"; sizes not recorded pass.
+        zoo: another library, of :data:`edp_fx.coverage.zoos.ZOOS`; ``names`` and ``pattern`` then choose among its
+            models, all of them where neither is given.
 
     Raises:
         ModelError: nothing matches.
     """
+    if zoo is not None:
+        return _of_zoo(zoo, tuple(names), pattern)
     if families not in (None, "smallest", "all"):
         raise ModelError(f"--families {families!r} is not known; choose 'smallest' or 'all'")
     chosen: dict[str, Entry] = {}
@@ -101,6 +112,15 @@ def choose(
     if not chosen:
         raise ModelError("no model chosen: give names, --filter GLOB or --families smallest|all")
     return sorted(chosen.values(), key=lambda entry: entry.params)  # quick ones first
+
+
+def _of_zoo(zoo: str, names: tuple[str, ...], pattern: str | None) -> list[Entry]:
+    every = [name.partition(":")[2] for name in zoos.names(zoo)]
+    chosen = [n for n in every if n in names or (pattern and fnmatchcase(n, pattern)) or not (names or pattern)]
+    unknown = set(names) - set(every)
+    if unknown or not chosen:
+        raise ModelError(f"zoo {zoo} has no {min(unknown, default=pattern)!r}; it has {', '.join(every)}")
+    return [Entry(f"{zoo}:{name}", zoo, zoo=zoo) for name in chosen]
 
 
 def record(path: str) -> dict[str, Any]:

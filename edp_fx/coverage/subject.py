@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from edp_fx.coverage import zoos
 from edp_fx.coverage.catalog import Entry
 from edp_fx.errors import ModelError
 from edp_fx.frontend.shapes import ShapeMode, shapes_only
@@ -58,7 +59,11 @@ def prepare(entry: Entry) -> Subject:
     Raises:
         ModelError: it cannot be built, or runs at no size tried.
     """
-    if entry.name.startswith("torchvision:") or "/" in entry.name or ":" in entry.name:
+    if entry.zoo is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model, inputs = zoos.build(entry.name)
+    elif entry.name.startswith("torchvision:") or "/" in entry.name or ":" in entry.name:
         loaded = load_model(entry.name)
         model, inputs = loaded.model, loaded.example_inputs
         if len(inputs) == 1 and inputs[0].ndim == 4:

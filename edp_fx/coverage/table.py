@@ -110,8 +110,13 @@ is compared at a batch size other than the one traced. A blank is a stage that w
 """
 
 
-def markdown(records: list[Record]) -> str:
-    """The whole report in Markdown; ``records``: one a model, as the runner gives them."""
+def markdown(records: list[Record], zoos: list[Record] | None = None) -> str:
+    """The whole report in Markdown.
+
+    Args:
+        records: one a model, as the runner gives them.
+        zoos: the same of other libraries' models, which get a table of their own.
+    """
     records = sorted(records, key=lambda r: (r["family"], r["model"]))
     names = stage_names(records)
     lines = [
@@ -133,7 +138,14 @@ def markdown(records: list[Record]) -> str:
     if opaque:
         lines += ["", "## Modules kept whole", "", "| model | module and reason |", "|---|---|"]
         lines += [f"| {model} | {one.replace('|', '/')} |" for model, one in opaque]
-    lines += ["", "## Models", "", f"| model | family | params (M) | px | visible | {' | '.join(names)} |"]
+    lines += _rows(records, names)
+    if zoos:
+        lines += ["", *_zoo_lines(zoos)]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(records: list[Record], names: list[str]) -> list[str]:
+    lines = ["", "## Models", "", f"| model | family | params (M) | px | visible | {' | '.join(names)} |"]
     lines.append("|---|---|---:|---:|---:|" + "---|" * len(names))
     for record in records:
         trace = record.get("trace", {})
@@ -142,4 +154,38 @@ def markdown(records: list[Record]) -> str:
             f"| {record['model']} | {record['family']} | {(record['params'] or 0) / 1e6:.1f} "
             f"| {record['build'].get('size', '')} | {visible} | {' | '.join(_cell(record, n) for n in names)} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+_OF_ZOOS = """\
+# Models of other libraries
+
+Made by `edp-fx coverage --zoo NAME --out DIR` (`pip install 'edp_fx[zoos]'`); all figures are in
+`coverage-zoos.jsonl`. A model passes when every stage up to ONNX passes, by the same measures as above. What is put
+through the stages is the model as its library makes it, with these exceptions: of torchvision's detectors it is
+the backbone with its feature pyramid and the dense head as one network (`torchvision_zoo.DenseDetector`), since
+resizing, anchors, suppression and the heads of single regions are no network on a batch; of transformers, models from
+small configurations. A module kept whole is one whose own Python cannot be a graph: its layers stay as they are.
+"""
+
+
+def _zoo_lines(records: list[Record]) -> list[str]:
+    records = sorted(records, key=lambda r: (r["family"], r["model"]))
+    lines = [_OF_ZOOS, "| library | models | pass | died | with a module kept whole | layers visible |"]
+    lines.append("|---|---:|---:|---:|---:|---:|")
+    families: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        families[record["family"]].append(record)
+    for family, some in [*families.items(), ("all", records)]:
+        traced = [r["trace"] for r in some if r.get("trace", {}).get("layers")]
+        lines.append(
+            f"| {family} | {len(some)} | {_share(sum(map(passed, some)), len(some))} "
+            f"| {sum('died' in reason for _, _, reason in failures(some))} "
+            f"| {sum(bool(t.get('opaque')) for t in traced)} "
+            f"| {_share(sum(t['visible'] for t in traced), sum(t['layers'] for t in traced))} |"
+        )
+    missed = failures(records)
+    if missed:
+        lines += ["", "| model that does not pass | stage | reason |", "|---|---|---|"]
+        lines += [f"| {m} | {s} | {reason.replace('|', '/')} |" for m, s, reason in missed]
+    return lines + _rows(records, stage_names(records))
