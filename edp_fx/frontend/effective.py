@@ -155,7 +155,8 @@ def _computed(module: nn.Module) -> bool:
 
 def _inline(site: Site, node: fx.Node, module: nn.Module, known: dict[int, Any]) -> None:
     if id(module) not in known:
-        known[id(module)] = _trace_layer(node, module)
+        moving = "its weight is another in train mode, by what it keeps in buffers"
+        known[id(module)] = moving if _moves_in_training(module) else _trace_layer(node, module)
     found = known[id(module)]
     if isinstance(found, str):
         site.refusal = found
@@ -185,6 +186,23 @@ def _inline(site: Site, node: fx.Node, module: nn.Module, known: dict[int, Any])
         gm.graph.erase_node(node)
 
     site._rewrite = rewrite
+
+
+@torch.no_grad()
+def _moves_in_training(module: nn.Module) -> bool:
+    """Whether the weight differs between the modes, as that of spectral norm, which estimates its scale in training."""
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    if not kept:
+        return False
+    modes = [(one, one.training) for one in module.modules()]
+    try:
+        evaluated = torch.as_tensor(module.eval().weight).clone()
+        return not torch.equal(evaluated, torch.as_tensor(module.train().weight))
+    finally:
+        for buffer, before in kept:
+            buffer.copy_(before)
+        for one, mode in modes:
+            one.training = mode
 
 
 def _beside(gm: fx.GraphModule, home: str, name: str, layer: nn.Module) -> str:

@@ -257,13 +257,13 @@ class Road:
             self.small = merged
 
     def save(self) -> None:
-        """What is saved is loaded, and computes the same in both modes."""
+        """What is saved is loaded, computes the same in eval mode, and runs in train mode."""
+        assert self.small is not None
         with tempfile.TemporaryDirectory() as folder:
             path = edp_fx.save(self.small, Path(folder) / "model", self.inputs(2))
             loaded = edp_fx.load(path)
-        for train in (False, True):
-            runs = [run(one, self.inputs(3), train) for one in (self.small, loaded)]
-            same(f"loaded, {'train' if train else 'eval'} mode", *runs, TOLERANCE)
+        same("loaded", run(self.small, self.inputs(3)), run(loaded, self.inputs(3)), TOLERANCE)
+        run(loaded, self.inputs(3), train=True)
 
     def lower(self) -> None:
         """The ONNX file under onnxruntime at another batch size."""

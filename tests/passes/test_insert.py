@@ -337,3 +337,30 @@ def test_weights_with_many_dead_rows_split_all_the_same() -> None:
 def test_weights_that_are_not_finite_are_refused_in_one_line() -> None:
     with pytest.raises(PassError, match="not finite"):
         spectral_split(torch.full((1, 4, 6), float("nan")))
+
+
+class PaddedByAChild(nn.Conv2d):
+    """As EfficientNet-PyTorch writes its convolutions."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.static_padding = nn.ZeroPad2d((0, 1, 0, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.static_padding(x)
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def test_a_convolution_that_pads_by_a_child_becomes_a_pair() -> None:
+    model = nn.Sequential(PaddedByAChild(8, 16, 3, stride=2), nn.ReLU(), PaddedByAChild(16, 8, 3)).eval()
+    x = torch.randn(2, 8, 9, 9)
+    graph = insert(trace(model, x)).eval()
+    assert graph.meta["edp_fx.reports"][-1].rewritten == ["0", "2"]
+    assert torch.allclose(graph(x), model(x), atol=1e-5)
+
+
+def test_a_weight_that_moves_in_training_stays() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 16, 3)), nn.Conv2d(16, 16, 1))
+    report = insert(trace(model, torch.randn(2, 8, 6, 6))).meta["edp_fx.reports"][-1]
+    assert [one.node for one in report.refused] == ["0"]
+    assert "train mode" in report.refused[0].reason
