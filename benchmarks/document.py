@@ -16,12 +16,13 @@ from tabulate import tabulate
 
 from benchmarks.compression.methods import DESCRIPTIONS as METHODS
 from benchmarks.compression.plan import CORE, TARGETS, plan
-from benchmarks.compression.trial import ALIGN, REMOVING, Task
+from benchmarks.compression.trial import ALIGN, Task
 from benchmarks.compression.trial import DESCRIPTIONS as NETWORKS
 from benchmarks.plots import accuracy_over_macs, seconds_over_nodes
 from benchmarks.rows import read, read_lines
 from benchmarks.structural_pruning import TOOLS, ratio, summary
 from benchmarks.widths import in_macs
+from edp_fx.compressor import Method
 from edp_fx.cost import POSITION, TRAFFIC
 
 RESULTS = Path("benchmarks/results")
@@ -45,7 +46,7 @@ Runs were made on different processors, in the precision those multiply in, and 
 its processor's seconds, by up to 18 %: times compare within a table, which is of one kind, and best by the last column,
 the median of a row's seconds to those of `thin` among the rows made beside it (`began` in the rows). Where it is empty
 none was. Of a seed that was measured again the last row counts. `removing` says from which share of the run to which a
-method that removes step by step does (`REMOVING` in `benchmarks/compression/trial.py`); 12% to 50% is edp_fx's default.
+method that removes step by step does; 5% to 25% is edp_fx's default.
 
 On a processor two runs at a time had a core each. On the GPU fifteen at a time, each with a core of its own, shared it
 by NVIDIA's MPS (`--jobs 15`), so latency was not measured. Kernels of networks this small are short, launching them
@@ -123,7 +124,7 @@ def arithmetic(row: Row) -> str:
 def _lines(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     """A line for each method and each of its settings; apart, those that edp_fx no longer has where it ran with those
     that it has today."""
-    today = (*REMOVING, TRAFFIC, POSITION, ALIGN[rows[0]["network"]])
+    today = (Method().start, Method().end, TRAFFIC, POSITION, ALIGN[rows[0]["network"]])
     thin: dict[str, list[float]] = {}
     for row in rows:
         if row["method"] == "thin" and row["began"]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edp_fx.channels import ChannelGraph, analyze
     from edp_fx.channels.rules import register_rule
     from edp_fx.checkpoint import load, save
-    from edp_fx.compressor import Budget, Compressor
+    from edp_fx.compressor import Budget, Compressor, Method
     from edp_fx.cost import measure
     from edp_fx.errors import EdpError
     from edp_fx.frontend import trace
@@ -30,6 +30,7 @@ HOMES = {  # of each public name
     "Compressor": "edp_fx.compressor",
     "EdpError": "edp_fx.errors",
     "LatencyTable": "edp_fx.latency",
+    "Method": "edp_fx.compressor",
     "analyze": "edp_fx.channels",
     "compress": "edp_fx.pipeline",
     "insert": "edp_fx.passes.insert",
@@ -48,6 +49,7 @@ __all__ = [
     "Compressor",
     "EdpError",
     "LatencyTable",
+    "Method",
     "analyze",
     "compress",
     "insert",

@@ -35,6 +35,10 @@ class BudgetError(EdpError):
     """The budget is malformed or cannot be reached; the message says the least that can."""
 
 
+class UnreachableError(BudgetError):
+    """Even the smallest network that may be made costs more than the budget."""
+
+
 class TrainingError(EdpError):
     """Training cannot go on (NaN loss, failing loader); the last checkpoint is intact."""
 

@@ -1,188 +1,195 @@
-"""The whole in one call: trace, insert pairs, train to the budget, prune and merge."""
+"""The whole in one call: trace, train to the budget, prune and merge."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from edp_fx.compressor import Budget, Compressor, Importance
-from edp_fx.compressor.kinds import check_without_training
-from edp_fx.errors import BudgetError, TrainingError
+from edp_fx.compressor import Compressor, Method
+from edp_fx.compressor.calibrate import whiten
+from edp_fx.errors import BudgetError, ModelError, TrainingError, UnreachableError
 from edp_fx.frontend import trace
 from edp_fx.inputs import normalize
 from edp_fx.latency import LatencyTable
 from edp_fx.passes.insert import insert
-from edp_fx.train import Recipe, Trainer, Watcher
+from edp_fx.train import Recipe, Teacher, Trainer, Watcher
+from edp_fx.train.trainer import pair_of
 
 
 def compress(
     model: nn.Module,
-    train_loader: Any,
+    data: Any,
     *,
+    method: Method | str | None = None,
+    recipe: Recipe | None = None,
     epochs: int | None = None,
-    macs: float | None = None,
-    params: float | None = None,
-    latency: float | None = None,
     example_inputs: Any = None,
     val_loader: Any = None,
-    recipe: Recipe | None = None,
-    policy: str = "budget",
-    importance: str = "taylor",
-    strength: float = 1e-3,
-    floor: float = 0.15,
-    allow_inexact: bool = False,
-    kinds: Sequence[str] = ("rank", "channel"),
-    align: int = 1,
-    latency_table: LatencyTable | None = None,
-    insert_options: dict[str, Any] | None = None,
     teacher: nn.Module | None = None,
+    latency_table: LatencyTable | None = None,
     directory: str | Path | None = None,
     resume: bool = False,
     watcher: Watcher | None = None,
     before_writing: Callable[[], None] | None = None,
-    seed: int = 0,
+    **changes: Any,
 ) -> fx.GraphModule:
     """Make ``model`` small in one training run that ends at the budget.
 
     Args:
         model: any classifier that traces; left as it is (a copy is trained).
-        train_loader: batches of (images [N, C, H, W], labels [N]) with a length. With ``epochs=0`` a few of
-            its batches calibrate the truncation; None is taken too.
-        epochs: passes over the images; 0 truncates by singular values without training. Part of ``recipe``
-            where that is given.
-        macs: budget as a share (0, 1] of the dense network's multiply-accumulates, or an amount above 1.
-        params: likewise of the parameters.
-        latency: likewise of the milliseconds, as ``latency_table`` measures layers; what the end network really
-            measures may differ and is in the record.
-        example_inputs: a tensor or tuple; two images of the loader where None.
-        val_loader: judged after every epoch.
+        data: batches of (images [N, C, H, W], labels [N]) with a length. Without training a few of its batches
+            weight the singular values by what the layers see; None is taken too.
+        method: how to compress: a :class:`Method` or a preset's name. ``scratch`` where None, ``truncate`` where no
+            epoch is trained; a trained network wants ``trained``.
         recipe: how to train.
-        policy: ``budget`` or ``lambda``.
-        importance: ``taylor``, ``norm`` or ``singular``.
-        strength: λ of the policy ``lambda``, for ranks and channels.
-        floor: share of each group of channels or ranks that stays in any case, where the budget allows.
-        allow_inexact: also prune channels whose removal is not exact.
-        kinds: what may go, see :class:`Compressor`; without ``"rank"`` no pairs are inserted. Not with ``epochs=0``.
-        align: keep a multiple of so many channels and ranks in every group of more, within the budget.
+        epochs: passes over the images, by the default recipe, instead of ``recipe``; 0 truncates without training.
+        example_inputs: a tensor or tuple; two images of the data where None.
+        val_loader: judged after every epoch.
+        teacher: a network to distil from in the same run, instead of the method's own.
         latency_table: for a budget of latency; onnxruntime on one thread, one image, where None.
-        insert_options: options of :func:`edp_fx.insert`.
-        teacher: a network to distil from in the same run.
         directory: where checkpoints and metrics go.
         resume: go on from the directory's checkpoint.
         watcher: shown the progress.
         before_writing: called once all is known to be good, before the first file is written.
-        seed: reproduces the run; part of ``recipe`` where that is given.
+        changes: fields of the method to change; ``macs=0.4``, ``params=`` or ``latency=`` make its budget.
 
     Returns:
         The compact network, on the device where it trained. ``meta["edp_fx.run"]`` holds the record of the run:
-        ``macs`` (share of the dense network), ``max_rel_diff`` of pruning and merging, ``events``, ``refused``, and for
-        a budget of latency ``latency_ms``: ``dense``, ``target``, ``predicted`` and ``measured``.
+        ``method`` and ``recipe`` as plain values, ``macs`` (share of the dense network), ``max_rel_diff`` of pruning
+        and merging, ``events``, ``refused``, and for a budget of latency ``latency_ms``: ``dense``, ``target``,
+        ``predicted`` and ``measured``.
 
     Raises:
-        EdpError: the model does not trace, the budget cannot be reached, training cannot go on.
+        EdpError: an option is wrong, the model does not trace, the budget cannot be reached, training cannot go on.
     """
-    if recipe is None:
-        if epochs is None:
-            raise TrainingError("say how long to train: epochs=N, or a recipe")
-        recipe = Recipe(epochs=epochs, seed=seed)
-    budget = None
-    if policy == "budget" or any(value is not None for value in (macs, params, latency)):
-        budget = Budget(macs=macs, params=params, latency=latency)
+    recipe = _recipe(recipe, epochs)
+    if method is None and recipe.epochs == 0:
+        method = "truncate"
+    method = Method.of(method, **changes)
+    if latency_table is not None and (method.budget is None or method.budget.metric != "latency"):
+        raise BudgetError("a latency table serves a budget of latency only: give latency=, or leave the table out")
     if example_inputs is None:
-        example_inputs = _first_images(train_loader)
+        example_inputs = _first_images(data)
     inputs = normalize(example_inputs)
-    gm = trace(copy.deepcopy(model), inputs)
-    if "rank" in kinds:
-        gm = insert(gm, **(insert_options or {}))
     if recipe.epochs == 0:
-        check_without_training(kinds)
-        if budget is None:
-            raise BudgetError("without training a budget is needed: macs=, params= or latency=")
-        compressor = truncate(gm, inputs, budget, train_loader, align=align, latency_table=latency_table)
+        method.check_without_training()
+        unused = [name for name in recipe.differing(Recipe(epochs=0)) if name != "seed"]
+        unused += [name for name, value in (("teacher", teacher), ("directory", directory)) if value is not None]
+        if unused:
+            raise TrainingError(f"{unused[0]} applies to training only: leave it out, or train for an epoch or more")
+        compressor = truncate(model, inputs, method, data, latency_table=latency_table)
         if before_writing is not None:
             before_writing()
-        return _described(compressor)
+        return _described(compressor, method, recipe)
 
-    def make(graph: fx.GraphModule, optimizer: Any, total_steps: int) -> Compressor:
-        return Compressor(
-            graph,
-            inputs,
-            budget=budget,
-            optimizer=optimizer,
-            total_steps=total_steps,
-            policy=policy,
-            **({"importance": importance} if policy == "budget" else {"strength": strength}),
-            floor=floor,
-            allow_inexact=allow_inexact,
-            kinds=kinds,
-            align=align,
-            latency_table=latency_table,
+    def trainer(*, pairs: bool) -> Trainer:
+        gm = trace(copy.deepcopy(model), inputs)
+        _must_classify(gm)
+        if pairs:
+            gm = insert(gm, start=method.pairs)
+        return Trainer(
+            gm,
+            data,
+            recipe,
+            val_loader=val_loader,
+            make_compressor=lambda graph, optimizer, steps: Compressor(
+                graph, inputs, method, optimizer=optimizer, total_steps=steps, latency_table=latency_table
+            ),
+            directory=Path(directory) if directory is not None else None,
+            teacher=_teacher(model, teacher, method),
+            watcher=watcher,
+            title="compressing",
         )
 
-    trainer = Trainer(
-        gm,
-        train_loader,
-        recipe,
-        val_loader=val_loader,
-        make_compressor=make,
-        directory=Path(directory) if directory is not None else None,
-        teacher=teacher,
-        watcher=watcher,
-        title="compressing",
-    )
+    ready = _with_pairs_in_need(trainer, method)
     if before_writing is not None:
         before_writing()
-    outcome = trainer.run(resume=resume)
+    outcome = ready.run(resume=resume)
     assert outcome.compressor is not None
-    return _described(outcome.compressor)
+    return _described(outcome.compressor, method, recipe)
 
 
 def truncate(
-    gm: fx.GraphModule,
+    model: nn.Module,
     example_inputs: Any,
-    budget: Budget,
+    method: Method,
     calibration: Iterable[Any] | None = None,
     *,
-    align: int = 1,
     latency_table: LatencyTable | None = None,
 ) -> Compressor:
-    """Reach the budget without training, by cutting the smallest singular values; returns a finished
-    compressor.
+    """Reach the budget without training, by cutting the least ranks; returns a finished compressor.
 
     Args:
-        gm: a traced network with pairs inserted; changed in place.
+        model: any model that traces; left as it is.
         example_inputs: a tensor or tuple.
-        budget: what the result may cost.
+        method: the preset ``truncate`` with a budget.
         calibration: batches whose images weight the singular values by what the layers really see.
-        align, latency_table: as of :class:`Compressor`.
+        latency_table: as of :class:`Compressor`.
 
     Raises:
-        BudgetError: ranks alone cannot reach the budget.
+        BudgetError: something in the method needs training, or ranks alone cannot reach the budget.
     """
-    from edp_fx.compressor.calibrate import whiten
-
-    measure: str | Importance = "singular" if calibration is None else whiten(gm, calibration)
-    compressor = Compressor(
-        gm,
-        example_inputs,
-        budget=budget,
-        kinds=("rank",),
-        importance=measure,
-        align=align,
-        latency_table=latency_table,
-    )
+    method.check_without_training()
+    gm = insert(trace(copy.deepcopy(model), example_inputs), start=method.pairs)
+    used = method
+    if calibration is not None and method.importance == "singular":
+        used = method.changed(importance=whiten(gm, calibration))
+    compressor = Compressor(gm, example_inputs, used, latency_table=latency_table)
     compressor.finish()
     return compressor
 
 
-def _described(compressor: Compressor) -> fx.GraphModule:
+def _recipe(recipe: Recipe | None, epochs: int | None) -> Recipe:
+    if (recipe is None) == (epochs is None):
+        raise TrainingError("say how long to train: epochs=N or a recipe" + (", not both" if recipe else ""))
+    return recipe if recipe is not None else Recipe(epochs=epochs)  # type: ignore[arg-type]
+
+
+def _with_pairs_in_need(make: Callable[..., Trainer], method: Method) -> Trainer:
+    """The trainer of a network with pairs where ranks may go: where the method names them, or nothing else that it
+    leaves to choose can reach the budget."""
+    if method.kinds is not None or method.policy != "budget":
+        return make(pairs=method.kinds is None or "rank" in method.kinds)
+    try:
+        return make(pairs=False)
+    except UnreachableError:
+        return make(pairs=True)
+
+
+def _teacher(model: nn.Module, given: nn.Module | None, method: Method) -> Teacher | None:
+    network = given if given is not None else model if method.teacher == "self" else None
+    if network is not None:
+        return Teacher(network, method.distill, method.temperature)
+    for name in ("distill", "temperature"):
+        if name in method.differing(Method()):
+            raise BudgetError(f"{name} applies where there is a teacher: give one, or teacher='self'")
+    return None
+
+
+def _must_classify(gm: fx.GraphModule) -> None:
+    """Raise :class:`ModelError` where the ready trainer, of classifiers of one input, cannot train a network."""
+    way = "train it in a loop of your own with edp_fx.Compressor"
+    takes = sum(node.op == "placeholder" for node in gm.graph.nodes)
+    if takes != 1:
+        raise ModelError(f"the model takes {takes} inputs, and only classifiers of one are trained here: {way}")
+    result = next(node for node in gm.graph.nodes if node.op == "output").args[0]
+    value = result.meta.get("val") if isinstance(result, fx.Node) else result
+    if not isinstance(value, torch.Tensor) or value.dim() != 2:
+        what = f"a tensor of {value.dim()} axes" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+        raise ModelError(f"the model gives {what}, and only classifiers, [images, classes], are trained here: {way}")
+
+
+def _described(compressor: Compressor, method: Method, recipe: Recipe) -> fx.GraphModule:
     gm = compressor.gm
     gm.meta["edp_fx.run"] = {
+        "method": method.plain(),
+        "recipe": recipe.plain(),
+        "kinds": list(compressor.method.kinds or ()),
         "metric": compressor.metric,
         compressor.metric: compressor.macs,
         "max_rel_diff": compressor.max_rel_diff,
@@ -206,6 +213,6 @@ def _described(compressor: Compressor) -> fx.GraphModule:
 
 def _first_images(loader: Any) -> tuple[torch.Tensor, ...]:
     if loader is None:
-        raise TrainingError("give example_inputs, or a loader to take them from")
-    images = next(iter(loader))[0]
+        raise TrainingError("give example_inputs, or data to take them from")
+    images, _ = pair_of(next(iter(loader), None))
     return (images[:2].clone(),)

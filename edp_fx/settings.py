@@ -8,7 +8,6 @@ import math
 import types
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from edp_fx.errors import EdpError
@@ -145,7 +144,6 @@ def near(name: Any, names: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-@cache
 def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
 
@@ -217,7 +215,7 @@ def _shown(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Settings):
-        return {name: one for name, one in value.plain().items() if one is not None}
+        return value.plain()
     if isinstance(value, tuple):
         return [_plain(entry) for entry in value]
     return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__

@@ -62,7 +62,8 @@ def print_report(report: Mapping[str, Any], console: Any) -> None:
     """The comparison and the notes on ``console`` (rich)."""
     from rich.table import Table
 
-    table = Table(title=f"{report['model']} on {report['data']['name']}, {report['epochs']} epochs")
+    run = report["run"]
+    table = Table(title=f"{run['model']['spec']} on {report['data']['name']}, {run['recipe']['epochs']} epochs")
     table.add_column("")
     for column in ("dense", "compressed", "ratio"):
         table.add_column(column, justify="right")

@@ -4,5 +4,5 @@
 # $1: the directory with train/ and val/.
 set -e
 accelerate launch -m edp_fx compress deit_small_patch16_224 --pretrained --data "folder:$1" --macs 0.5 --epochs 100 \
-  --optimizer adamw --lr 5e-4 --weight-decay 0.05 --batch-size 1024 --mixed-precision bf16 --workers 8 \
+  --lr 5e-4 --batch-size 1024 --mixed-precision bf16 --workers 8 \
   --teacher regnety_160.deit_in1k --no-baseline --out deit-small

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.15)
-    parser.add_argument("--precision", default="bf16" if torch.cuda.is_available() else "no")
+    parser.add_argument("--mixed-precision", default="bf16" if torch.cuda.is_available() else "fp32")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -41,7 +41,7 @@ def main() -> None:
         epochs=options.epochs,
         optimizer="sgd",
         lr=options.lr,
-        precision=options.precision,
+        mixed_precision=options.mixed_precision,
         seed=options.seed,
     )
     small = edp_fx.compress(

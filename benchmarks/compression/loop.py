@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from benchmarks.compression.trial import Trial
 from edp_fx.errors import TrainingError
 from edp_fx.train.precision import mixed_precision
-from edp_fx.train.recipe import PRECISIONS, seed_everything
+from edp_fx.train.recipe import seed_everything
 
 LAYOUT = torch.channels_last  # twice as fast as the other on depthwise layers, and never slower
 
@@ -52,7 +52,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr_at(step, trial.steps)
             step += 1
-            with mixed_precision(device, PRECISIONS[recipe.precision]):
+            with mixed_precision(device, recipe.dtype):
                 logits = model(images.to(device, memory_format=LAYOUT))
                 loss = recipe.loss(logits.float(), labels.to(device))
             optimizer.zero_grad()

@@ -19,7 +19,7 @@ from torch import fx
 
 import edp_fx
 from benchmarks.compression.methods import ALIGNED, GRADUAL, METHODS, WEIGHED
-from benchmarks.compression.trial import REMOVING, Images, Setting, Task, Trial
+from benchmarks.compression.trial import Images, Setting, Task, Trial
 from edp_fx.cost import POSITION, TRAFFIC
 from edp_fx.errors import EdpError
 from edp_fx.lowering.latency import onnx_latency
@@ -106,12 +106,12 @@ def run(task: Task, setting: Setting, images: Images, *, alone: bool) -> dict[st
         "seconds": round(seconds, 1),
         "epochs": setting.epochs,
         "train_images": len(images.train),
-        "precision": "bf16" if trial.recipe.precision == "bf16" else "fp32",
+        "precision": trial.recipe.mixed_precision,
         "layout": "nhwc",  # loop.LAYOUT; rows of before may have others
-        "removing": list(REMOVING) if task.method in GRADUAL else None,
+        "removing": [trial.method.start, trial.method.end] if task.method in GRADUAL else None,
         "traffic": TRAFFIC if task.method in WEIGHED else None,
         "position": POSITION if task.method in WEIGHED else None,
-        "align": trial.align if task.method in ALIGNED else None,
+        "align": trial.method.align if task.method in ALIGNED else None,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "versions": {

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import edp_fx
-from edp_fx.compressor import Method, Schedule
+from edp_fx.compressor import Budget, Method, Schedule
 from edp_fx.data import ArrayDataset, make_loader
 from edp_fx.data.idx import read_fashion_mnist
 from edp_fx.train import Recipe
@@ -18,9 +18,6 @@ from examples import networks
 
 SIDE, CLASSES, BATCH = 28, 10, 128
 DATA_SEED = 0
-# Shares of the run between which whoever removes step by step does: sooner than by default, since the sooner a network
-# is small, the shorter the run
-REMOVING = (0.05, 0.25)
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ NETWORKS = {
 }
 # Channels go in blocks, since they are computed in blocks: of 16 in bfloat16 on a processor, where layers of 12 take
 # longer than of 16, of 8 in float16 by TensorRT. In blocks of 4 where many layers have no more than 8
-ALIGN = {"resnet20": 8, "resnet56": 4, "vgg16_bn": 8, "densenet22": 4, "mobilenetv2": 8}
+ALIGN = {name: 4 if name in ("resnet56", "densenet22") else Method().align for name in NETWORKS}
 DESCRIPTIONS = {
     "resnet20": "width 16",
     "resnet56": "width 8",
@@ -117,7 +114,12 @@ class Trial:
     def __init__(self, task: Task, setting: Setting, images: Images) -> None:
         self.task = task
         self.recipe = Recipe(
-            epochs=setting.epochs, optimizer="sgd", lr=0.15, weight_decay=5e-4, seed=task.seed, precision=precision()
+            epochs=setting.epochs,
+            optimizer="sgd",
+            lr=0.15,
+            weight_decay=5e-4,
+            seed=task.seed,
+            mixed_precision=precision(),
         )
         self.train = make_loader(images.train, BATCH, train=True, seed=task.seed)
         self.test = make_loader(images.test, 500, train=False)
@@ -130,14 +132,16 @@ class Trial:
         return self.recipe.epochs * len(self.train)
 
     @property
-    def schedule(self) -> Schedule:
-        """When whoever removes step by step decides; what a decision removed is gone before the one after the next."""
-        return Method(start=REMOVING[0], end=REMOVING[1]).schedule(self.steps)
+    def method(self) -> Method:
+        """The default, in blocks that fit the network; what a decision removed is gone before the one after the next,
+        on a GPU, too."""
+        budget, align = Budget(macs=self.task.target), ALIGN[self.task.network]
+        return Method(budget=budget, align=align, removals=Method().decisions)
 
     @property
-    def align(self) -> int:
-        """Of how many channels the blocks are in which they go."""
-        return ALIGN[self.task.network]
+    def schedule(self) -> Schedule:
+        """When whoever removes step by step decides."""
+        return self.method.schedule(self.steps)
 
     @property
     def goal(self) -> float:
@@ -155,7 +159,7 @@ class Trial:
 
 
 def precision() -> str:
-    """``bf16`` where the processor multiplies in it, else ``no`` (float32): emulated it is ten times slower."""
+    """``bf16`` where the processor multiplies in it, else ``fp32``: emulated it is ten times slower."""
     if torch.cuda.is_available():
         return "bf16"
-    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "no"
+    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
 
@@ -24,7 +24,7 @@ for _command in COMMANDS:
     importlib.import_module(f"edp_fx.cli.{_command}").register(app)
 
 
-def main(argv: list[str] | None = None) -> Any:
+def main(argv: list[str] | None = None) -> NoReturn:
     """Entry point. What the user can mend becomes one line on stderr and exit status 2, Ctrl-C exit status 130."""
     try:
         code = app(args=argv, prog_name="edp-fx", standalone_mode=False)
@@ -41,10 +41,7 @@ def main(argv: list[str] | None = None) -> Any:
         if type(error).__name__ == "NoArgsIsHelpError":
             _end(str(error), 2)
         _end(f"{command}: {error.format_message().rstrip('.')}; {command} --help shows all", 2)
-    else:
-        if isinstance(code, int) and code:
-            sys.exit(code)
-        return code
+    _end("", code if isinstance(code, int) else 0)
 
 
 def _end(message: str, code: int) -> NoReturn:

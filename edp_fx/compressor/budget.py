@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from edp_fx.errors import BudgetError, EdpError
+from edp_fx.errors import BudgetError, EdpError, UnreachableError
 from edp_fx.settings import Settings, bounded
 
 METRICS = ("macs", "params", "latency")
@@ -39,6 +39,10 @@ class Budget(Settings):
         if len(given) != 1:
             raise BudgetError(f"give exactly one budget of {', '.join(METRICS)}, not {len(given)}")
 
+    def plain(self) -> dict[str, Any]:
+        """The one that is given."""
+        return {self.metric: self.value}
+
     @property
     def metric(self) -> str:
         """``macs``, ``params`` or ``latency``."""
@@ -58,12 +62,12 @@ class Budget(Settings):
 
 
 def check_reachable(budget: Budget, dense: float, least: float) -> None:
-    """Raise :class:`BudgetError`, naming the least that can be, where even the smallest network costs
+    """Raise :class:`UnreachableError`, naming the least that can be, where even the smallest network costs
     more."""
     target = budget.target(dense)
     if least > target:
         share = math.ceil(1e4 * least / dense) / 1e4
-        raise BudgetError(
+        raise UnreachableError(
             f"budget {budget.metric}={budget.value:g} cannot be reached: the least that can is {share:g} of "
             f"the dense network ({least:.6g} of {dense:.6g}); layers that may not be pruned cost the rest"
         )

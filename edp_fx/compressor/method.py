@@ -8,12 +8,14 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from edp_fx.compressor.budget import METRICS, Budget
-from edp_fx.compressor.importance import MEASURES, Importance
+from edp_fx.compressor.importance import MEASURES, Importance, make_importance
 from edp_fx.compressor.schedule import Schedule
 from edp_fx.errors import BudgetError, EdpError
 from edp_fx.settings import Settings, bounded, near
 
 POLICIES = ("budget", "lambda")
+STARTS = ("identity", "spectral")
+WITHOUT_TRAINING = ("budget", "kinds", "importance", "pairs", "floor", "align")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Method(Settings):
             on a GPU, which plans every new shape anew.
         floor: share of every group that stays in any case, in [0, 1]; lowered as far as the budget needs.
         align: keep a multiple of so many channels and ranks in every group of more.
+        pairs: how the two layers of a pair start where ranks may go: ``identity`` for random weights, ``spectral``
+            (singular vectors) for trained ones.
         allow_inexact: also prune groups whose removal changes the function otherwise.
         strength: λ of the policy ``lambda``, for ranks and channels.
         teacher: ``self`` distils from the network as it was given; None: no teacher but one given as a network.
@@ -59,6 +63,7 @@ class Method(Settings):
     removals: int | None = bounded(None, least=1)
     floor: float = bounded(0.15, least=0, most=1)
     align: int = bounded(8, least=1)
+    pairs: str = bounded("identity", choices=STARTS)
     allow_inexact: bool = False
     strength: float = bounded(1e-3, above=0)
     teacher: str | None = bounded(None, choices=("self",))
@@ -118,13 +123,29 @@ class Method(Settings):
         removals = self.removals or (4 if gpu else self.decisions)
         return Schedule(total_steps, self.start, self.end, self.decisions, removals)
 
+    def check_without_training(self) -> None:
+        """Raise :class:`BudgetError` where a field needs training: all but those of the preset ``truncate``."""
+        if self.budget is None:
+            raise BudgetError("without training a budget is needed: macs=, params= or latency=")
+        start = PRESETS["truncate"]
+        for name in start.differing(self):
+            if name not in WITHOUT_TRAINING:
+                raise BudgetError(f"{name} needs training: without it take the method truncate and leave {name} out")
+        if self.kinds != start.kinds:
+            raise BudgetError("without training only ranks can go: take the method truncate, or kinds rank alone")
+        if self.pairs != start.pairs:
+            raise BudgetError(f"without training pairs must start {start.pairs}: take the method truncate")
+        if make_importance(self.importance).gradients:
+            others = ", ".join(name for name, one in MEASURES.items() if not one().gradients)
+            raise BudgetError(f"without training there are no gradients to weigh by: take the importance {others}")
+
 
 # from trained weights: the network given teaches the one that becomes small (docs/benchmarks.md)
 PRESETS: Mapping[str, Method] = MappingProxyType(
     {
         "scratch": Method(),
-        "trained": Method(teacher="self"),
-        "paper": Method(kinds=("rank", "channel"), policy="lambda", align=1),
-        "truncate": Method(kinds=("rank",), importance="singular", align=1),
+        "trained": Method(pairs="spectral", teacher="self"),
+        "paper": Method(kinds=("rank", "channel"), policy="lambda", start=0.12, end=0.5, removals=4, align=1),
+        "truncate": Method(kinds=("rank",), importance="singular", align=1, pairs="spectral"),
     }
 )

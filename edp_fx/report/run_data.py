@@ -31,7 +31,7 @@ def read_run(directory: Path) -> dict[str, Any]:
     lines = _read_lines(directory / "metrics.jsonl")
     if report is None and not lines:
         raise EdpError(f"{directory}: neither report.json nor metrics.jsonl in it; give the --out of edp-fx compress")
-    budget = (report or {}).get("budget") or {}
+    budget = report["run"]["method"]["budget"] or {} if report is not None else {}
     metric = next((name for name in METRICS if name in budget or any(name in line for line in lines)), "macs")
     events = (report or {}).get("events")
     return {
@@ -50,7 +50,7 @@ def _read_report(path: Path) -> dict[str, Any] | None:
         return None
     try:
         report = json.loads(path.read_text())
-        if not isinstance(report, dict) or not {"dense", "compressed"} <= report.keys():
+        if not isinstance(report, dict) or not {"dense", "compressed", "run"} <= report.keys():
             raise ValueError("not the report of a run")
     except (OSError, ValueError) as error:
         raise EdpError(f"{path}: cannot be read: {error}") from error

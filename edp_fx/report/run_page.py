@@ -175,10 +175,8 @@ def _facts(report: dict[str, Any]) -> str:
     pairs: list[tuple[str, Any]] = [
         ("data", report["data"].get("splits")),
         ("image side", report["data"].get("img_size")),
-        ("epochs", report["epochs"]),
-        ("policy", report.get("policy")),
-        ("importance", report.get("importance")),
-        ("seed", report["seed"]),
+        ("method", _settings(report["run"]["method"])),
+        ("recipe", _settings(report["run"]["recipe"])),
         ("pruning and merging", f"outputs changed by at most {report['prune_merge']['max_rel_diff']:.1e} (relative)"),
         ("ONNX", f"{report['onnx']['path']}, at most {report['onnx']['max_abs_diff']:.1e} from torch"),
     ]
@@ -188,6 +186,10 @@ def _facts(report: dict[str, Any]) -> str:
         pairs.append((label, ", ".join(f"{name} {value}" for name, value in report.get(key, {}).items())))
     items = (f"<dt>{label}</dt><dd>{escape(str(value))}</dd>" for label, value in pairs if value not in (None, ""))
     return _section("The run", f'<dl class="facts">{"".join(items)}</dl>')
+
+
+def _settings(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
 
 def _section(title: str, body: str) -> str:

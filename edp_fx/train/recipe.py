@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +12,19 @@ from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 
 from edp_fx.compressor.optimizer import parameter_groups
-from edp_fx.errors import TrainingError
+from edp_fx.errors import EdpError, TrainingError
+from edp_fx.settings import Settings, bounded
 
-PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # what multiplies in training
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # what multiplies in training
 OPTIMIZERS = {"adamw": (2e-3, 0.05), "sgd": (0.1, 5e-4)}  # default learning rate and weight decay
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """One training stage.
 
     Args:
-        epochs: passes over the training images.
+        epochs: passes over the training images; 0 for none.
         optimizer: ``adamw`` or ``sgd`` (Nesterov momentum 0.9).
         lr: peak learning rate; the optimiser's default where None.
         weight_decay: on matrices only, coefficient matrices excepted; the optimiser's default where None.
@@ -31,38 +32,37 @@ class Recipe:
         label_smoothing: of the cross entropy.
         accumulate: batches per optimiser step.
         clip_grad: largest gradient norm; 0 for none.
-        precision: ``no`` (float32), ``bf16`` or ``fp16``.
-        distill: weight of the teacher's part of the loss, where there is a teacher.
-        temperature: of the distillation.
+        mixed_precision: ``fp32`` (none), ``bf16`` or ``fp16``.
         ema: decay of the exponential moving average that is kept as the result; 0 for none.
         seed: of the order of images, augmentation, dropout.
         deterministic: the same seed gives the same bits on a GPU, too, in steps that take up to a quarter longer
             (docs/benchmarks.md), where nothing was multiplied on it before edp_fx was imported. Without it only a
             processor's runs repeat.
+
+    Raises:
+        TrainingError: a value is out of range; names the field.
     """
 
-    epochs: int
-    optimizer: str = "adamw"
-    lr: float | None = None
-    weight_decay: float | None = None
-    warmup: float = 0.2
-    label_smoothing: float = 0.0
-    accumulate: int = 1
-    clip_grad: float = 5.0
-    precision: str = "no"
-    distill: float = 0.5
-    temperature: float = 2.0
-    ema: float = 0.0
-    seed: int = 0
+    error: ClassVar[type[EdpError]] = TrainingError
+    what: ClassVar[str] = "recipe"
+
+    epochs: int = bounded(least=0)
+    optimizer: str = bounded("adamw", choices=OPTIMIZERS)
+    lr: float | None = bounded(None, above=0)
+    weight_decay: float | None = bounded(None, least=0)
+    warmup: float = bounded(0.2, least=0, below=1)
+    label_smoothing: float = bounded(0.0, least=0, below=1)
+    accumulate: int = bounded(1, least=1)
+    clip_grad: float = bounded(5.0, least=0)
+    mixed_precision: str = bounded("fp32", choices=PRECISIONS)
+    ema: float = bounded(0.0, least=0, below=1)
+    seed: int = bounded(0, least=0)
     deterministic: bool = True
 
-    def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise TrainingError(f"optimizer {self.optimizer!r}: unknown; take one of {', '.join(OPTIMIZERS)}")
-        if self.precision not in PRECISIONS:
-            raise TrainingError(f"precision {self.precision!r}: unknown; take one of {', '.join(PRECISIONS)}")
-        if self.epochs < 0 or self.accumulate < 1:
-            raise TrainingError("epochs must not be negative and accumulate at least 1")
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is multiplied in."""
+        return PRECISIONS[self.mixed_precision]
 
     @property
     def peak_lr(self) -> float:
@@ -85,19 +85,9 @@ class Recipe:
             return self.peak_lr * (step + 1) / rise
         return self.peak_lr * 0.5 * (1 + math.cos(math.pi * (step + 1 - rise) / max(1, total - rise)))
 
-    def loss(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> Tensor:
-        """Cross entropy, mixed with the teacher's softened distribution (Hinton et al., 2015) where given."""
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        if teacher_logits is None:
-            return loss
-        warm = self.temperature
-        soft = F.kl_div(
-            F.log_softmax(logits / warm, dim=1),
-            F.log_softmax(teacher_logits / warm, dim=1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        return (1 - self.distill) * loss + self.distill * warm * warm * soft
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy of logits [N, classes] and labels [N]."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
 
 def seed_everything(seed: int, epoch: int, rank: int = 0) -> None:
@@ -110,10 +100,3 @@ def seed_everything(seed: int, epoch: int, rank: int = 0) -> None:
     random.seed(mixed)
     np.random.seed(mixed)
     torch.manual_seed(mixed)
-
-
-def plain(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values."""
-    from dataclasses import asdict
-
-    return asdict(recipe)

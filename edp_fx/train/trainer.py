@@ -16,11 +16,12 @@ from torch import Tensor, fx, nn
 from edp_fx.compressor.compressor import Compressor
 from edp_fx.errors import TrainingError
 from edp_fx.train.deterministic import deterministic
+from edp_fx.train.distillation import Teacher
 from edp_fx.train.evaluate import Score, evaluate
 from edp_fx.train.metrics import MetricsLog
 from edp_fx.train.precision import mixed_precision
 from edp_fx.train.progress import Silent, Watcher
-from edp_fx.train.recipe import PRECISIONS, Recipe, plain, seed_everything
+from edp_fx.train.recipe import Recipe, seed_everything
 from edp_fx.train.state import load_state, save_state
 
 CHECK_EVERY = 20  # steps between looks at the loss on a device where looking waits for it
@@ -47,7 +48,7 @@ class Trainer:
         make_compressor: (gm, optimizer, total_steps) -> Compressor; plain training where None.
         directory: where ``checkpoint.pt``, ``metrics.jsonl`` and TensorBoard events go; nothing is written
             where None.
-        teacher: gives the logits to distil from.
+        teacher: to distil from.
         watcher: shown the progress.
         title: what the run is called in it.
     """
@@ -61,7 +62,7 @@ class Trainer:
         val_loader: Any = None,
         make_compressor: Callable[..., Compressor] | None = None,
         directory: Path | None = None,
-        teacher: nn.Module | None = None,
+        teacher: Teacher | None = None,
         watcher: Watcher | None = None,
         title: str = "training",
     ) -> None:
@@ -75,15 +76,24 @@ class Trainer:
         self.source = train_loader
         self.loader = self._prepared(train_loader)
         self.val_loader = val_loader
-        self.steps_per_epoch = max(1, math.ceil(len(self.loader) / recipe.accumulate))
+        try:
+            batches = len(self.loader)
+        except TypeError as error:
+            kind = type(train_loader).__name__
+            raise TrainingError(f"the training loader has no length: give a DataLoader, not a {kind}") from error
+        if batches == 0:
+            raise TrainingError("the training loader has no batch: fewer images than a batch has")
+        if recipe.accumulate > batches:
+            raise TrainingError(f"accumulate={recipe.accumulate}: an epoch has no more than {batches} batches")
+        self.steps_per_epoch = math.ceil(batches / recipe.accumulate)
         self.total_steps = recipe.epochs * self.steps_per_epoch
         self.gm = gm.to(self.device)
         self.optimizer = recipe.make_optimizer(self.gm)
         self.compressor = make_compressor(self.gm, self.optimizer, self.total_steps) if make_compressor else None
         if self.compressor is not None:
             self.gm = self.compressor.gm
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
-        self.teacher = teacher.to(self.device).eval() if teacher is not None else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.mixed_precision == "fp16")
+        self.teacher = teacher.to(self.device) if teacher is not None else None
         self.average = self._make_average()
         self.directory = directory
         self.watcher: Watcher = watcher if watcher is not None and self.main else Silent()
@@ -210,9 +220,11 @@ class Trainer:
         iterator = iter(self.loader)
         while True:
             try:
-                images, labels = next(iterator)
+                images, labels = pair_of(next(iterator))
             except StopIteration:
                 return
+            except TrainingError:
+                raise
             except Exception as error:
                 raise TrainingError(
                     f"the training loader failed in epoch {epoch + 1}, step {self.step}: "
@@ -223,14 +235,13 @@ class Trainer:
     def _forward_backward(self, images: Tensor, labels: Tensor, group: int, synchronise: bool) -> Tensor:
         hold = getattr(self.model, "no_sync", None)
         with nullcontext() if synchronise or hold is None else hold():
-            dtype = PRECISIONS[self.recipe.precision]
-            with mixed_precision(self.device.type, dtype):
-                logits = self.model(images)
-                teacher_logits = None
+            with mixed_precision(self.device.type, self.recipe.dtype):
+                logits = self.model(images).float()
+                if self.step == 0:  # once: on a GPU looking waits for it
+                    _must_have_classes(logits, labels)
+                loss = self.recipe.loss(logits, labels)
                 if self.teacher is not None:
-                    with torch.no_grad():
-                        teacher_logits = self.teacher(images).float()
-                loss = self.recipe.loss(logits.float(), labels, teacher_logits)
+                    loss = self.teacher.mixed(loss, logits, images)
             self.scaler.scale(loss / group).backward()
         return loss.detach()
 
@@ -298,7 +309,7 @@ class Trainer:
             save_state(
                 {
                     "progress": {"epoch": self.epoch, "step": self.step},
-                    "recipe": plain(self.recipe),
+                    "recipe": self.recipe.plain(),
                     "model": self.gm.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "compressor": self.compressor.state_dict() if self.compressor is not None else None,
@@ -311,8 +322,8 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         state = load_state(path)
-        if state["recipe"] != plain(self.recipe):
-            now, then = plain(self.recipe), state["recipe"]
+        if state["recipe"] != self.recipe.plain():
+            now, then = self.recipe.plain(), state["recipe"]
             changed = [key for key, value in now.items() if then.get(key) != value]
             raise TrainingError(
                 f"{path}: written with another recipe (different: {', '.join(changed)}); resume with the same options"
@@ -329,3 +340,24 @@ class Trainer:
         self.epoch = int(state["progress"]["epoch"])
         self.step = int(state["progress"]["step"])
         self.model = self._wrapped()
+
+
+def pair_of(batch: Any) -> tuple[Tensor, Tensor]:
+    """A loader's batch as (images, labels).
+
+    Raises:
+        TrainingError: it is something else.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(isinstance(one, Tensor) for one in batch):
+        parts = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+        what = "nothing" if batch is None else f"a {type(batch).__name__}{parts}"
+        raise TrainingError(f"the loader gives {what}: batches must be (images [N, C, H, W], labels [N]) of tensors")
+    return batch[0], batch[1]
+
+
+def _must_have_classes(logits: Tensor, labels: Tensor) -> None:
+    if labels.dim() != 1 or labels.is_floating_point():
+        raise TrainingError(f"labels of shape {list(labels.shape)}, {labels.dtype}: give the class of each image")
+    most = int(labels.max())
+    if most >= logits.shape[1]:
+        raise TrainingError(f"label {most} in the data, but the network gives {logits.shape[1]} classes, from 0 on")

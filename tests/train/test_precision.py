@@ -65,7 +65,7 @@ def test_a_training_run_in_bfloat16_does_so() -> None:
             seen.append((given[0], made.detach(), layer.forward(given[0].float()).detach()))
 
     gm.get_submodule("1").register_forward_hook(see)
-    Trainer(gm, make_loader(images, 8, train=True, seed=0), Recipe(epochs=1, precision="bf16")).run()
+    Trainer(gm, make_loader(images, 8, train=True, seed=0), Recipe(epochs=1, mixed_precision="bf16")).run()
     given, made, expected = seen[0]
     assert given.dtype == made.dtype == torch.bfloat16 and torch.equal(made, expected.bfloat16())
 

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 import edp_fx
 from edp_fx.compressor import Compressor, parameter_groups
 from edp_fx.data import ArrayDataset, make_loader
-from edp_fx.errors import BudgetError, CheckpointError, TrainingError
+from edp_fx.errors import BudgetError, CheckpointError, EdpError, TrainingError
 from edp_fx.inputs import randomize_
-from edp_fx.train import Recipe, Trainer, evaluate
+from edp_fx.train import Recipe, Teacher, Trainer, evaluate
 from edp_fx.train import state as state_module
 
 SIDE = 12
@@ -86,30 +86,36 @@ def share_of(network: nn.Module) -> float:
     return edp_fx.measure(network, INPUTS).macs / edp_fx.measure(make_net(), INPUTS).macs
 
 
+# in small pieces, and late: 64 steps are few
+PAIRS = {"kinds": ("rank", "channel"), "align": 1, "pairs": "spectral", "start": 0.12, "end": 0.5}
+
+
+@pytest.mark.parametrize("changes", [PAIRS, {"align": 1}])
 @pytest.mark.parametrize("share", [0.7, 0.3])
-def test_a_run_ends_just_under_its_budget_and_learns(loaders: Loaders, share: float) -> None:
+def test_a_run_ends_just_under_its_budget_and_learns(loaders: Loaders, share: float, changes: dict[str, Any]) -> None:
     train, test = loaders()
     network = make_net()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    compact = edp_fx.compress(network, train, epochs=8, macs=share, val_loader=test)
+    compact = edp_fx.compress(network, train, epochs=8, macs=share, val_loader=test, **changes)
     assert 0.97 * share <= share_of(compact) <= share
     assert evaluate(compact, test).accuracy >= 0.9
     record = compact.meta["edp_fx.run"]
     assert record["max_rel_diff"] <= 1e-5
     assert record["macs"] == pytest.approx(share_of(compact), rel=1e-9)
-    assert {layer["form"] for layer in record["layers"]} <= {"plain", "pair", "merged"}
+    forms = {layer["form"] for layer in record["layers"]}
+    assert forms <= ({"plain", "pair", "merged"} if "kinds" in changes else {"plain", "separate"})
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("importance", ["norm", "singular"])
 def test_other_measures_of_importance_meet_the_budget_too(loaders: Loaders, importance: str) -> None:
-    compact = edp_fx.compress(make_net(), loaders()[0], epochs=2, macs=0.5, importance=importance)
+    compact = edp_fx.compress(make_net(), loaders()[0], epochs=2, macs=0.5, importance=importance, **PAIRS)
     assert 0.45 <= share_of(compact) <= 0.5
     assert compact.meta["edp_fx.run"]["max_rel_diff"] <= 1e-5
 
 
 def test_params_budget(loaders: Loaders) -> None:
-    compact = edp_fx.compress(make_net(), loaders()[0], epochs=3, params=0.4)
+    compact = edp_fx.compress(make_net(), loaders()[0], epochs=3, params=0.4, **PAIRS)
     dense = sum(parameter.numel() for parameter in make_net().parameters())
     assert 0.36 <= sum(parameter.numel() for parameter in compact.parameters()) / dense <= 0.4
 
@@ -238,7 +244,7 @@ def test_resuming_with_another_budget_is_refused(loaders: Loaders, tmp_path: Pat
         edp_fx.compress(make_net(), train, epochs=2, macs=0.4, directory=tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"precision": "fp16"}])
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"mixed_precision": "fp16"}])
 def test_interrupted_runs_resume_bit_for_bit(loaders: Loaders, tmp_path: Path, options: dict[str, Any]) -> None:
     expected = final_state(loaders, tmp_path / "whole", **options)
     for stop_after in (3, 11, 5):  # within the first epoch; in the second; in the third, after resuming
@@ -254,7 +260,7 @@ def test_interrupted_runs_resume_bit_for_bit(loaders: Loaders, tmp_path: Path, o
 
 def test_a_seed_reproduces_a_run_and_another_does_not(loaders: Loaders) -> None:
     def weights(seed: int) -> torch.Tensor:
-        compact = edp_fx.compress(make_net(), loaders()[0], epochs=2, macs=0.5, seed=seed)
+        compact = edp_fx.compress(make_net(), loaders()[0], macs=0.5, recipe=Recipe(epochs=2, seed=seed))
         return torch.cat([parameter.flatten() for parameter in compact.parameters()])
 
     first = weights(1)
@@ -271,14 +277,14 @@ def test_gradient_accumulation_makes_the_steps_of_larger_batches(loaders: Loader
 
 
 def test_runs_of_one_process_may_differ_in_precision(loaders: Loaders) -> None:
-    for precision, dtype in (("no", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
         seen = set()
         net = edp_fx.trace(make_net(), INPUTS)
         net.get_submodule("head").register_forward_hook(lambda *call, seen=seen: seen.add(call[-1].dtype))
-        Trainer(net, loaders()[0], Recipe(epochs=1, precision=precision)).run()
+        Trainer(net, loaders()[0], Recipe(epochs=1, mixed_precision=precision)).run()
         assert seen == {dtype}
-    with pytest.raises(TrainingError, match="precision 'half': unknown; take one of no, bf16, fp16"):
-        Recipe(epochs=1, precision="half")
+    with pytest.raises(TrainingError, match="mixed_precision=half: give one of fp32, bf16, fp16"):
+        Recipe(epochs=1, mixed_precision="half")
 
 
 def test_averaged_weights_shrink_along_and_become_the_result(loaders: Loaders) -> None:
@@ -293,10 +299,68 @@ def test_distillation_uses_the_teacher(loaders: Loaders) -> None:
     teacher = make_net(5)
     calls = []
     teacher.register_forward_hook(lambda *_: calls.append(1))
-    recipe = Recipe(epochs=2, distill=0.5)
-    edp_fx.compress(make_net(), train, macs=0.5, recipe=recipe, teacher=teacher)
+    edp_fx.compress(make_net(), train, macs=0.5, epochs=2, teacher=teacher, distill=0.3)
     assert len(calls) == 2 * len(train)
-    assert not teacher.training
+    assert teacher.training  # a copy taught
+
+
+def test_a_trained_network_teaches_itself(loaders: Loaders, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, _ = loaders()
+    seen: list[Any] = []
+    original = Teacher.logits
+
+    def logits(self: Teacher, images: torch.Tensor) -> torch.Tensor:
+        seen.append((type(self.network), self.weight, self.network.training))
+        return original(self, images)
+
+    monkeypatch.setattr(Teacher, "logits", logits)
+    edp_fx.compress(make_net(), train, method="trained", macs=0.5, epochs=1)
+    assert seen == [(Net, 0.5, False)] * len(train)
+    seen.clear()
+    edp_fx.compress(make_net(), train, macs=0.5, epochs=1)
+    assert not seen
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "say how long to train"),
+        ({"epochs": 1, "recipe": Recipe(epochs=1)}, "not both"),
+        ({"epochs": 1, "teacher": None, "temperature": 3.0}, "temperature applies where there is a teacher"),
+        ({"epochs": 1, "latency_table": object()}, "a budget of latency only"),
+        ({"epochs": 1, "aling": 4}, "did you mean align"),
+        ({"epochs": 0, "end": 0.5}, "end needs training"),
+        ({"epochs": 0, "kinds": ("channel",)}, "only ranks"),
+        ({"epochs": 0, "method": "scratch"}, "without training"),
+        ({"epochs": 0, "method": "truncate", "pairs": "identity"}, "must start spectral"),
+        ({"epochs": 0, "importance": "taylor"}, "take the importance norm, singular"),
+        ({"recipe": Recipe(epochs=0, ema=0.9)}, "ema applies to training only"),
+        ({"epochs": 0, "directory": "out"}, "directory applies to training only"),
+        ({"epochs": 1, "data": [{"x": torch.ones(2, 3, 12, 12)}]}, "the loader gives a dict"),
+        ({"epochs": 1, "data": iter([])}, "the loader gives nothing"),
+        ({"epochs": 1, "data": (n for n in [1]), "example_inputs": torch.ones(2, 3, 12, 12)}, "has no length"),
+        ({"epochs": 1, "data": [(torch.ones(2, 3, 12, 12), torch.tensor([1, 4]))]}, "label 4 in the data, but"),
+        ({"epochs": 1, "data": [(torch.ones(2, 3, 12, 12), torch.ones(2))]}, "give the class of each image"),
+    ],
+)
+def test_a_wrong_call_gets_one_line(loaders: Loaders, options: dict[str, Any], message: str) -> None:
+    given = {"data": loaders()[0], "macs": 0.5, **options}
+    with pytest.raises(EdpError) as caught:
+        edp_fx.compress(make_net(), **given)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_pairs_come_only_where_ranks_are_needed(loaders: Loaders) -> None:
+    train, _ = loaders()
+    dense = edp_fx.compress(make_net(), train, epochs=1, macs=0.5)
+    assert "rank" not in dense.meta["edp_fx.run"]["kinds"]
+    layers = [nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 32), nn.LayerNorm(32), nn.ReLU(), nn.Linear(32, 4)]
+    # channels that a norm mixes stay: ranks are all that can go
+    needed = edp_fx.compress(nn.Sequential(*layers), train, epochs=1, macs=0.6)
+    assert "rank" in needed.meta["edp_fx.run"]["kinds"]
+    macs = edp_fx.measure(needed, INPUTS).macs
+    assert macs <= 0.6 * edp_fx.measure(nn.Sequential(*layers), INPUTS).macs
 
 
 def test_lambda_policy_reaches_exact_zeros_without_a_budget(loaders: Loaders) -> None:

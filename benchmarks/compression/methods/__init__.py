@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import nn
 
-from benchmarks.compression.methods.edp import edp
+from benchmarks.compression.methods.edp import EDP, edp, edp_lambda
 from benchmarks.compression.methods.plain import dense, thin
 from benchmarks.compression.methods.slimming import slimming
 from benchmarks.compression.methods.svd import svd
@@ -17,17 +17,12 @@ from benchmarks.compression.trial import Trial
 METHODS: dict[str, Callable[[Trial], nn.Module]] = {
     "dense": dense,
     "thin": thin,
-    "edp-budget": edp,
+    **{name: partial(edp, name=name) for name in EDP},
     "tp-group-norm": group_norm,
     "tp-taylor": taylor,
     "tp-taylor-blocks": partial(taylor, blocks=True),
     "svd": svd,
-    # alone ranks could not reach 0.15 of ResNet-20 in blocks: in fours the least is 0.1694
-    "edp-ranks": partial(edp, kinds=("rank",), blocks=False),
-    "edp-kernels": partial(edp, kinds=("channel", "kernel")),
-    "edp-channels": partial(edp, kinds=("channel",)),
-    "edp-lambda": partial(edp, kinds=("rank", "channel"), policy="lambda", blocks=False),
-    "edp-pairs": partial(edp, kinds=("rank", "channel")),
+    "edp-lambda": edp_lambda,
     "slimming": slimming,
 }
 # what a layer puts out counts where they compare

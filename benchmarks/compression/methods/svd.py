@@ -7,8 +7,7 @@ from torch import nn
 import edp_fx
 from benchmarks.compression.loop import fit
 from benchmarks.compression.trial import Trial
-from edp_fx.compressor import Budget
-from edp_fx.passes.insert import insert
+from edp_fx import Method
 from edp_fx.pipeline import truncate
 
 
@@ -19,6 +18,6 @@ def svd(trial: Trial) -> nn.Module:
     def after_step(step: int) -> nn.Module | None:
         if step != trial.steps // 2:
             return None
-        return truncate(insert(gm), trial.example, Budget(macs=trial.task.target)).gm
+        return truncate(gm, trial.example, Method.preset("truncate", macs=trial.task.target)).gm
 
     return fit(gm, trial, after_step=after_step)

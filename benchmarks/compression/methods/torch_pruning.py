@@ -33,7 +33,7 @@ def taylor(trial: Trial, blocks: bool = False) -> nn.Module:
     model = trial.network()
     importance = torch_pruning.importance.GroupTaylorImportance()
     pruner = torch_pruning.pruner.BasePruner(
-        model, trial.example, importance, round_to=trial.align if blocks else None, **options(model)
+        model, trial.example, importance, round_to=trial.method.align if blocks else None, **options(model)
     )
     schedule, pruned = trial.schedule, Pruned(model, pruner, trial)
     gradients: dict[nn.Parameter, Tensor] = {}

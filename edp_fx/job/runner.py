@@ -1,24 +1,23 @@
-"""The main job of ``edp-fx compress``: from a model's name to a compact network, its files and its
-figures."""
+"""Carries a run out: load, compress, judge, save, lower, time, report."""
 
 from __future__ import annotations
 
 import copy
 import os
+import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
-from edp_fx.compressor.budget import Budget
-from edp_fx.compressor.kinds import check_kinds, check_without_training
-from edp_fx.compressor.method import POLICIES, Method
-from edp_fx.errors import BudgetError, EdpError
+from edp_fx.errors import EdpError
 from edp_fx.files import write_json
-from edp_fx.train.recipe import Recipe
+from edp_fx.job.plan import Plan
+from edp_fx.job.written import write_plan
 
 if TYPE_CHECKING:
     from edp_fx.data import Data
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("tensorrt-rtx", "tensorrt")
 OWN_FILES = (
+    "run.yaml",
     "report.json",
     "checkpoint.pt",
     "metrics.jsonl",
@@ -41,71 +41,19 @@ OWN_FILES = (
 
 @dataclass(frozen=True)
 class Job:
-    """What to do: the options of the command, checked when made.
+    """A run and where it writes.
 
     Args:
-        model: timm name, ``torchvision:NAME``, ``module.path:callable`` or a saved directory.
-        data: see :data:`edp_fx.data.DATA_HELP`.
-        budget: what the result may cost.
+        plan: what to do.
         out: directory of the results.
-        recipe: how to train; the dense network is trained by the same.
-        baseline: also train the dense network.
-        target: ``tensorrt-rtx``, ``tensorrt``, ``onnxruntime`` or ``onnx``; chosen by the machine where None.
-        precision: of the engine.
-        runtime: what a budget of latency is measured on: ``onnxruntime``, ``torch`` or ``tensorrt``.
-        overwrite: replace the results of a former run in ``out``.
-        resume: go on with an interrupted run in ``out``.
+        overwrite: replace the results of a former run in it.
+        resume: go on with an interrupted run in it.
     """
 
-    model: str
-    data: str
-    budget: Budget | None
+    plan: Plan
     out: Path
-    recipe: Recipe
-    baseline: bool = True
-    img_size: int | None = None
-    batch_size: int = 64
-    workers: int = 0
-    pretrained: bool = False
-    policy: str = "budget"
-    strength: float = 1e-3
-    importance: str = "taylor"
-    floor: float = 0.15
-    allow_inexact: bool = False
-    kinds: tuple[str, ...] = ("rank", "channel")
-    align: int = 1
-    runtime: str = "onnxruntime"
-    teacher: str | None = None
-    target: str | None = None
-    precision: str = "fp32"
     overwrite: bool = False
     resume: bool = False
-    insert_options: dict[str, Any] = field(default_factory=dict)
-
-    def check(self) -> str:
-        """Everything that can be wrong before anything is loaded or written; returns the lowering target.
-
-        Raises:
-            EdpError: says which option is wrong and what to do.
-        """
-        from edp_fx.compressor.importance import make_importance
-        from edp_fx.data import check_spec
-        from edp_fx.lowering.choice import choose_target
-
-        if self.budget is not None and self.budget.value > 1 and self.budget.metric != "latency":
-            asked = f"--{self.budget.metric} {self.budget.value:g}"
-            raise BudgetError(f"{asked}: give a share of the dense network in (0, 1]")
-        if self.policy not in POLICIES:
-            raise BudgetError(f"--policy {self.policy}: unknown; take one of {', '.join(POLICIES)}")
-        if self.policy == "budget" and self.budget is None:
-            raise BudgetError("give a budget: --macs, --params or --latency, a share in (0, 1]")
-        method = Method(self.budget, policy=self.policy, importance=self.importance)
-        check_kinds(self.kinds, method, make_importance(self.importance))
-        if self.recipe.epochs == 0:
-            check_without_training(self.kinds)
-        check_spec(self.data)
-        check_directory(self.out, overwrite=self.overwrite, resume=self.resume)
-        return choose_target(self.target, self.precision)
 
 
 def check_directory(out: Path, *, overwrite: bool, resume: bool) -> None:
@@ -120,67 +68,73 @@ def check_directory(out: Path, *, overwrite: bool, resume: bool) -> None:
 
 
 class Runner:
-    """Carries a :class:`Job` out, step by step."""
+    """Carries a :class:`Job` out, step by step.
+
+    Raises:
+        EdpError: an option is wrong, or the directory is not fit. Nothing is loaded or written.
+    """
 
     def __init__(self, job: Job, watcher: Watcher | None = None, say: Any = None) -> None:
+        from edp_fx.latency import LatencyTable
+
         self.job = job
+        self.plan = job.plan
         self.watcher = watcher
         self.say = say or (lambda text: None)
-        self.target = job.check()
+        self.target = job.plan.check()
+        check_directory(job.out, overwrite=job.overwrite, resume=job.resume)
+        budget = job.plan.method.budget
+        self.table = LatencyTable(job.plan.runtime) if budget and budget.metric == "latency" else None
+        self.trained = job.plan.recipe.epochs > 0
         self.main = int(os.environ.get("RANK", "0")) == 0
         self.seconds: dict[str, float] = {}
+        self._existed = job.out.exists()
+        self._claimed = False
 
     def run(self) -> dict[str, Any]:
         """Do it all; returns the report that is also written to ``report.json``.
 
         Raises:
-            EdpError: as the parts do. Nothing is written before the model, the data and the budget are known
-                to be good.
+            EdpError: as the parts do. Nothing is written before the model, the data and the budget are known to be
+                good, and nothing is left of a run that failed before its first checkpoint.
         """
+        try:
+            return self._run()
+        except BaseException:
+            self._leave_nothing()
+            raise
+
+    def _run(self) -> dict[str, Any]:
         from edp_fx.cost import measure
-        from edp_fx.latency import LatencyTable
         from edp_fx.pipeline import compress
 
-        job = self.job
-        table = LatencyTable(job.runtime) if job.budget and job.budget.metric == "latency" else None
+        plan, job = self.plan, self.job
         started = time.perf_counter()
         data, loaded = self._load()
-        teacher = self._teacher(data) if job.teacher else None
+        teacher = self._teacher(data)
         inputs = loaded.example_inputs
         dense_cost = measure(loaded.model, inputs)
-        assert data is not None
-        model = loaded.model
-        start = copy.deepcopy(model)
+        start = copy.deepcopy(loaded.model)
         self._lap("load", started)
 
         started = time.perf_counter()
-        budget = job.budget
-        asked: dict[str, Any] = {budget.metric: budget.value} if budget else {}
         compact = compress(
-            model,
+            loaded.model,
             data.train,
+            method=plan.method,
+            recipe=plan.recipe,
             example_inputs=inputs,
-            val_loader=data.val,
-            recipe=job.recipe,
-            policy=job.policy,
-            strength=job.strength,
-            importance=job.importance,
-            floor=job.floor,
-            allow_inexact=job.allow_inexact,
-            kinds=job.kinds,
-            align=job.align,
-            latency_table=table,
-            insert_options=job.insert_options,
+            val_loader=data.val if self.trained else None,
             teacher=teacher,
-            directory=job.out,
+            latency_table=self.table,
+            directory=job.out if self.trained else None,
             resume=job.resume,
-            before_writing=self._claim,
             watcher=self.watcher,
-            **asked,
+            before_writing=self._claim,
         )
         self._lap("compress", started)
         started = time.perf_counter()
-        dense = self._train_dense(start, loaded, data) if job.baseline and job.recipe.epochs else start
+        dense = self._train_dense(start, loaded, data) if plan.baseline and self.trained else start
         self._lap("dense", started)
         if not self.main:
             return {}
@@ -193,40 +147,41 @@ class Runner:
         from edp_fx.data import load_data
         from edp_fx.models import load_model
 
-        job = self.job
-        in_memory = job.data in ("digits", "fashion-mnist")
-        size = job.img_size or (32 if in_memory else None)
-        options: dict[str, Any] = {
-            "batch_size": job.batch_size,
-            "seed": job.recipe.seed,
-            "workers": job.workers,
-        }
+        network, images, seed = self.plan.model, self.plan.data, self.plan.recipe.seed
+        read = partial(load_data, images.spec, batch_size=images.batch_size, seed=seed, workers=images.workers)
+        size = images.img_size or (32 if images.spec in ("digits", "fashion-mnist") else None)
         if size is None:  # the images follow the model
-            probe = load_model(job.model, pretrained=False)
-            size = int(probe.input_size[-1])
-        data = load_data(job.data, img_size=size, **options)
+            size = int(load_model(network.spec).input_size[-1])
+        data = read(img_size=size)
         loaded = load_model(
-            job.model,
+            network.spec,
             num_classes=data.num_classes,
             in_chans=data.in_chans,
             img_size=size,
-            pretrained=job.pretrained,
-            seed=job.recipe.seed,
+            pretrained=network.pretrained,
+            weights=network.weights,
+            mean=network.mean,
+            std=network.std,
+            seed=seed,
         )
-        if job.pretrained:  # such weights expect the normalisation they were trained with
-            data = load_data(job.data, img_size=size, mean=loaded.mean, std=loaded.std, **options)
+        if loaded.normalised and (network.trained or network.mean or network.std):  # as the weights expect it
+            data = read(img_size=size, mean=loaded.mean, std=loaded.std)
+        self.say(f"{loaded.describe()}\n{data.describe()}")
+        loaded.check_classes(data.num_classes, data.classes)
         return data, loaded
 
-    def _teacher(self, data: Data) -> nn.Module:
+    def _teacher(self, data: Data) -> nn.Module | None:
         from edp_fx.models import load_model
 
-        assert self.job.teacher is not None
+        spec = self.plan.model.teacher
+        if spec is None:
+            return None
         loaded = load_model(
-            self.job.teacher,
+            spec,
             num_classes=data.num_classes,
             in_chans=data.in_chans,
             img_size=data.img_size,
-            pretrained=self.job.pretrained,
+            pretrained=not Path(spec).is_dir(),
         )
         return loaded.model
 
@@ -237,12 +192,30 @@ class Runner:
             return
         try:
             out.mkdir(parents=True, exist_ok=True)
+            self._claimed = True
             if self.job.overwrite and not self.job.resume:
                 for directory in (out, out / "dense"):
                     for name in OWN_FILES:
                         (directory / name).unlink(missing_ok=True)
         except OSError as error:
             raise EdpError(f"--out {out}: {error.strerror}; give a directory that can be written") from error
+        if not self.job.resume:
+            write_plan(self.plan, out / "run.yaml")
+
+    def _leave_nothing(self) -> None:
+        """Take away what a run made that never reached a checkpoint, so that the corrected command is not refused."""
+        out = self.job.out
+        if not self._claimed or self.job.overwrite or self.job.resume or self._kept():
+            return
+        for path in list(out.iterdir()):  # it was empty before
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not self._existed:
+            out.rmdir()
+
+    def _kept(self) -> list[Path]:
+        """Checkpoints to go on from."""
+        names = (self.job.out / "checkpoint.pt", self.job.out / "dense" / "checkpoint.pt")
+        return [path for path in names if path.exists()]
 
     def _train_dense(self, model: nn.Module, loaded: LoadedModel, data: Data) -> nn.Module:
         """The same epochs, the same recipe, the plain network."""
@@ -253,7 +226,7 @@ class Runner:
         trainer = Trainer(
             gm,
             data.train,
-            self.job.recipe,
+            self.plan.recipe,
             val_loader=data.val,
             directory=self.job.out / "dense",
             watcher=self.watcher,
@@ -270,10 +243,10 @@ class Runner:
         from edp_fx.lowering.latency import onnx_latency
         from edp_fx.train import evaluate
 
-        job, run = self.job, compact.meta["edp_fx.run"]
+        job, plan, run = self.job, self.plan, compact.meta["edp_fx.run"]
         started = time.perf_counter()
         networks: dict[str, nn.Module] = {"dense": dense, "compressed": compact}
-        judged = {"dense": job.baseline and job.recipe.epochs > 0, "compressed": True}
+        judged = {"dense": plan.baseline and self.trained, "compressed": True}
         scores = {
             name: evaluate(network, data.test).accuracy if judged[name] else None for name, network in networks.items()
         }
@@ -281,9 +254,15 @@ class Runner:
             network.cpu().eval()
         self._lap("test", started)
         inputs = tuple(tensor.cpu() for tensor in loaded.example_inputs)
-        extra = {"model": job.model, "data": job.data, "img_size": data.img_size, "classes": data.num_classes}
-        if job.pretrained:  # evaluation must normalise as training did
-            extra |= {"mean": list(loaded.mean), "std": list(loaded.std)}
+        extra = {
+            "model": plan.model.spec,
+            "data": plan.data.spec,
+            "img_size": data.img_size,
+            "classes": data.num_classes,
+            "class_names": list(data.classes),
+            "mean": list(data.mean),
+            "std": list(data.std),
+        }
         columns: dict[str, dict[str, Any]] = {}
         lowered: dict[str, Any] = {}
         started = time.perf_counter()
@@ -310,26 +289,21 @@ class Runner:
         self._lap("latency", started)
         result = lowered["compressed"]
         report = {
+            "run": plan.plain(),
             **columns,
-            "budget": {job.budget.metric: job.budget.value} if job.budget else None,
-            "latency_budget_ms": run.get("latency_ms"),
             "macs_ratio": columns["compressed"]["macs"] / columns["dense"]["macs"],
-            "epochs": job.recipe.epochs,
-            "seed": job.recipe.seed,
+            "latency_budget_ms": run.get("latency_ms"),
+            "kinds": run["kinds"],
             "prune_merge": {"max_rel_diff": run["max_rel_diff"]},
             "onnx": {"path": str(job.out / "model.onnx"), "max_abs_diff": result.max_abs_diff},
+            "target": self.target,
             "engine": (
                 {"path": str(result.path), "builder": result.builder, "bytes": result.bytes}
                 if self.target in ENGINES
                 else None
             ),
             "refused": run["refused"],
-            "model": job.model,
             "data": {"name": data.name, "splits": data.splits, "img_size": data.img_size},
-            "policy": job.policy,
-            "importance": job.importance,
-            "target": self.target,
-            "precision": job.precision,
             "layers": run["layers"],
             "events": run["events"],
             "seconds": self.seconds,
@@ -355,14 +329,12 @@ class Runner:
         onnx = directory / "model.onnx"
         if self.target in ENGINES:
             path = directory / "model.engine"
-            return lower(network, inputs, path, target=self.target, precision=self.job.precision, onnx_path=onnx)
-        return lower(network, inputs, onnx, target=self.target, precision=self.job.precision)
+            return lower(network, inputs, path, target=self.target, precision=self.plan.lower.precision, onnx_path=onnx)
+        return lower(network, inputs, onnx, target=self.target, precision=self.plan.lower.precision)
 
     def interrupted(self) -> str:
         """What is left after Ctrl-C."""
-        kept = [
-            path for path in (self.job.out / "checkpoint.pt", self.job.out / "dense" / "checkpoint.pt") if path.exists()
-        ]
+        kept = self._kept()
         if not kept:
             return "interrupted before the first checkpoint; nothing to go on with"
         names = " and ".join(str(path) for path in kept)

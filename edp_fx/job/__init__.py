@@ -1,0 +1,9 @@
+"""The main job of ``edp-fx compress``: from a model's name to a compact network, its files and its figures."""
+
+from __future__ import annotations
+
+from edp_fx.job.plan import Images, Lowering, Network, Plan
+from edp_fx.job.runner import Job, Runner
+from edp_fx.job.written import read_plan, write_plan
+
+__all__ = ["Images", "Job", "Lowering", "Network", "Plan", "Runner", "read_plan", "write_plan"]
