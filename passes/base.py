@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import fx
 
+from edp_fx.errors import PassError, one_line
 from edp_fx.refusal import Refusal
 
 
@@ -40,11 +41,12 @@ class Pass(ABC):
     """A graph transformation: a frozen dataclass whose fields are its options.
 
     ``requires`` checks the graph before, ``call`` transforms it, ``ensures`` checks the *result*. The first and
-    the last raise :class:`~edp_fx.errors.PassError` and default to no condition.
+    the last raise :class:`~edp_fx.errors.PassError`, naming the node.
     """
 
     name: ClassVar[str]
 
+    @abstractmethod
     def requires(self, gm: fx.GraphModule) -> None:
         """Raise PassError where ``gm`` is not what the pass works on."""
 
@@ -52,15 +54,25 @@ class Pass(ABC):
     def call(self, gm: fx.GraphModule) -> PassResult:
         """Transform ``gm``. Passes change the module they are given; copy first to keep the original."""
 
+    @abstractmethod
     def ensures(self, result: PassResult) -> None:
         """Raise PassError where the result breaks what the pass promises."""
 
     def __call__(self, gm: fx.GraphModule) -> PassResult:
+        check_graph(gm, self.name)
         self.requires(gm)
         result = self.call(gm)
-        result.graph_module.graph.lint()
+        check_graph(result.graph_module, self.name)
         self.ensures(result)
         return result
+
+
+def check_graph(gm: fx.GraphModule, name: str) -> None:
+    """Raise PassError, naming the node, where the graph is not well formed or calls a module that is not there."""
+    try:
+        gm.graph.lint()
+    except (RuntimeError, ValueError) as error:
+        raise PassError(f"{name}: {one_line(error)}") from error
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edp_fx.channels.residuals import Branch, is_sum
+from edp_fx.errors import PassError
 from edp_fx.frontend.aliases import Aliases
 from edp_fx.frontend.normal_form import is_impure
 from edp_fx.frontend.running import called_module
@@ -29,6 +30,14 @@ class DropBranches(Pass):
     name: ClassVar[str] = "drop_branches"
     branches: Sequence[Branch] = ()
 
+    def requires(self, gm: fx.GraphModule) -> None:
+        """The branches are of this graph. Raises PassError naming the sum that is not there."""
+        nodes = {node.name: node for node in gm.graph.nodes}
+        for branch in self.branches:
+            total = nodes.get(branch.name)
+            if total is None or not is_sum(total) or nodes.get(branch.skip) not in total.args:
+                raise PassError(f"{self.name}: there is no sum {branch.name!r} of {branch.skip!r} and a branch")
+
     def call(self, gm: fx.GraphModule) -> PassResult:
         report = PassReport(self.name)
         nodes = {node.name: node for node in gm.graph.nodes}
@@ -36,6 +45,10 @@ class DropBranches(Pass):
             _replace(gm, nodes[branch.name], nodes[branch.skip])
             report.rewritten.append(branch.name)
         return _swept(gm, report)
+
+    def ensures(self, result: PassResult) -> None:
+        """The sums are gone. Raises PassError naming the one that is not."""
+        _check_gone(result, self.name)
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,12 @@ class RemoveDeadBranches(Pass):
 
     name: ClassVar[str] = "remove_dead_branches"
 
+    def requires(self, gm: fx.GraphModule) -> None:
+        """Sums have shapes. Raises PassError naming the one that has none."""
+        for node in gm.graph.nodes:
+            if is_sum(node) and "val" not in node.meta:
+                raise PassError(f"{self.name}: node {node.name!r} has no shape; run propagate first")
+
     def call(self, gm: fx.GraphModule) -> PassResult:
         report = PassReport(self.name)
         zero: set[fx.Node] = set()
@@ -59,7 +78,20 @@ class RemoveDeadBranches(Pass):
                 if len(kept) == 1 and isinstance(kept[0], fx.Node) and _shape(kept[0]) == _shape(node) is not None:
                     _replace(gm, node, kept[0])
                     report.rewritten.append(node.name)
+                elif len(kept) == 1:
+                    report.refuse(node.name, "its other operand is stretched to the shape of the zero")
         return _swept(gm, report)
+
+    def ensures(self, result: PassResult) -> None:
+        """The sums are gone. Raises PassError naming the one that is not."""
+        _check_gone(result, self.name)
+
+
+def _check_gone(result: PassResult, name: str) -> None:
+    left = {node.name for node in result.graph_module.graph.nodes}
+    for total in result.report.rewritten:
+        if total in left:
+            raise PassError(f"{name}: the sum {total!r} is there still")
 
 
 def _replace(gm: fx.GraphModule, total: fx.Node, kept: fx.Node) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from edp_fx.errors import PassError
 from edp_fx.frontend.running import called_module
 from edp_fx.pairs import Pair
 from edp_fx.passes.base import Pass, PassReport, PassResult
@@ -26,6 +27,12 @@ class FoldConstants(Pass):
     """
 
     name: ClassVar[str] = "fold_constants"
+
+    def requires(self, gm: fx.GraphModule) -> None:
+        """Pairs are explicit: the weight of one called as a whole is computed. Raises PassError naming its node."""
+        for node in gm.graph.nodes:
+            if isinstance(called_module(gm, node), Pair):
+                raise PassError(f"{self.name}: node {node.name!r} calls a pair as a whole; unfuse pairs first")
 
     def call(self, gm: fx.GraphModule) -> PassResult:
         report = PassReport(self.name)
@@ -45,6 +52,17 @@ class FoldConstants(Pass):
             _fold(chain, reader, _pair_of(gm, str(node.target)), constant)
             report.rewritten.append(str(node.target))
         return PassResult(gm, bool(report.rewritten), report)
+
+    def ensures(self, result: PassResult) -> None:
+        """The channels folded are zero now. Raises PassError naming the layer that reads one that is not."""
+        gm = result.graph_module
+        for node in gm.graph.nodes:
+            if node.op != "call_module" or node.target not in result.report.rewritten:
+                continue
+            reader, chain = called_module(gm, node), _chain_before(gm, node)
+            constant = _constant_channels(chain, reader) if chain and reader is not None else None
+            if constant is None or bool((constant != 0).any()):
+                raise PassError(f"{self.name}: constant channels are left before {node.target!r}")
 
 
 def _paddings(conv: nn.Module) -> tuple[int, ...]:

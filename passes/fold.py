@@ -9,7 +9,9 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from edp_fx.errors import PassError
 from edp_fx.frontend.running import called_module
+from edp_fx.pairs import Pair
 from edp_fx.passes.base import Pass, PassReport, PassResult
 
 
@@ -22,6 +24,12 @@ class FoldBatchNorm(Pass):
     """
 
     name: ClassVar[str] = "fold_batch_norm"
+
+    def requires(self, gm: fx.GraphModule) -> None:
+        """Pairs are explicit: the norm behind one goes into its coefficient. Raises PassError naming the node."""
+        for node in gm.graph.nodes:
+            if isinstance(called_module(gm, node), Pair):
+                raise PassError(f"{self.name}: node {node.name!r} calls a pair as a whole; unfuse pairs first")
 
     def call(self, gm: fx.GraphModule) -> PassResult:
         report = PassReport(self.name)
@@ -53,3 +61,12 @@ class FoldBatchNorm(Pass):
             gm.delete_all_unused_submodules()
             gm.recompile()
         return PassResult(gm, bool(report.rewritten), report)
+
+    def ensures(self, result: PassResult) -> None:
+        """In eval mode, every batch norm is folded or refused. Raises PassError naming the node."""
+        gm = result.graph_module
+        refused = {one.node for one in result.report.refused}
+        for node in gm.graph.nodes:
+            norm = called_module(gm, node)
+            if isinstance(norm, _BatchNorm) and (norm.training or node.name not in refused):
+                raise PassError(f"{self.name}: batch norm {node.name!r} was neither folded nor refused")

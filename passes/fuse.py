@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, fx, nn
 
+from edp_fx.errors import PassError
+from edp_fx.frontend.running import called_module
 from edp_fx.pairs import Pair
 from edp_fx.passes.base import Pass, PassReport, PassResult
 
@@ -30,15 +32,47 @@ def _pair_of(gm: fx.GraphModule, node: fx.Node) -> Pair | None:
     return pair
 
 
+def _apart(gm: fx.GraphModule) -> list[tuple[fx.Node, str]]:
+    """Calls of a basis that cannot be fused, and why."""
+    found = []
+    for node in gm.graph.nodes:
+        home, _, leaf = str(node.target).rpartition(".")
+        if node.op == "call_module" and leaf == "basis" and isinstance(gm.get_submodule(home), Pair):
+            if len(node.users) != 1:
+                found.append((node, f"its result has {len(node.users)} readers, not the coefficient alone"))
+            elif next(iter(node.users)).target != f"{home}.coefficient":
+                found.append((node, "its result is not read by the coefficient"))
+    return found
+
+
+def _calls(gm: fx.GraphModule) -> set[str]:
+    return {str(node.target) for node in gm.graph.nodes if node.op == "call_module"}
+
+
+def require_halves(gm: fx.GraphModule, name: str) -> None:
+    """Raise PassError where a graph calls the coefficient of a pair but not its basis."""
+    called = _calls(gm)
+    for target in called:
+        home, _, leaf = target.rpartition(".")
+        if leaf == "coefficient" and f"{home}.basis" not in called and isinstance(gm.get_submodule(home), Pair):
+            raise PassError(f"{name}: {target!r} is called without its basis")
+
+
 @dataclass(frozen=True)
 class FusePairs(Pass):
     """Make each explicit pair one node, which computes W = C·B and runs one layer: for training."""
 
     name: ClassVar[str] = "fuse_pairs"
 
+    def requires(self, gm: fx.GraphModule) -> None:
+        """The halves of a pair are called one after the other, or not at all. Raises PassError naming the half."""
+        require_halves(gm, self.name)
+
     def call(self, gm: fx.GraphModule) -> PassResult:
         """Fuse the pairs of ``gm``."""
         report = PassReport(self.name)
+        for node, reason in _apart(gm):
+            report.refuse(str(node.target), reason)
         for node in list(gm.graph.nodes):
             if _pair_of(gm, node) is None:
                 continue
@@ -55,12 +89,25 @@ class FusePairs(Pass):
             gm.recompile()
         return PassResult(gm, bool(report.rewritten), report)
 
+    def ensures(self, result: PassResult) -> None:
+        """Every pair fused is one call of a pair. Raises PassError naming the pair."""
+        called, refused = _calls(result.graph_module), {one.node for one in result.report.refused}
+        for home in result.report.rewritten:
+            if home not in called or f"{home}.basis" in called - refused:
+                raise PassError(f"{self.name}: pair {home!r} is not one call")
+
 
 @dataclass(frozen=True)
 class UnfusePairs(Pass):
     """Make each pair that is one node two again, ``NAME.basis`` and ``NAME.coefficient``: for analysis."""
 
     name: ClassVar[str] = "unfuse_pairs"
+
+    def requires(self, gm: fx.GraphModule) -> None:
+        """A pair takes one tensor. Raises PassError naming the node that gives it something else."""
+        for node in gm.graph.nodes:
+            if isinstance(called_module(gm, node), Pair) and len([*node.args, *node.kwargs]) != 1:
+                raise PassError(f"{self.name}: node {node.name!r} does not call a pair with one tensor")
 
     def call(self, gm: fx.GraphModule) -> PassResult:
         """Unfuse the pairs of ``gm``."""
@@ -87,3 +134,10 @@ class UnfusePairs(Pass):
         if report.rewritten:
             gm.recompile()
         return PassResult(gm, bool(report.rewritten), report)
+
+    def ensures(self, result: PassResult) -> None:
+        """Every pair is called in two halves. Raises PassError naming the pair."""
+        called = _calls(result.graph_module)
+        for home in result.report.rewritten:
+            if home in called or not {f"{home}.basis", f"{home}.coefficient"} <= called:
+                raise PassError(f"{self.name}: pair {home!r} is not two calls")

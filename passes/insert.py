@@ -62,8 +62,9 @@ class InsertPairs(Pass):
             raise PassError(f"insert: energy {self.energy!r} is not within 0..1")
         if self.start not in ("spectral", "identity"):
             raise PassError(f"insert: start {self.start!r} is not known; choose 'spectral' or 'identity'")
-        if any("val" not in node.meta for node in gm.graph.nodes):
-            raise PassError("insert: the graph has no shapes; trace it with edp_fx.trace or run propagate first")
+        bare = next((node.name for node in gm.graph.nodes if "val" not in node.meta), None)
+        if bare is not None:
+            raise PassError(f"insert: node {bare!r} has no shape; trace with edp_fx.trace or run propagate first")
 
     def call(self, gm: fx.GraphModule) -> PassResult:
         """Insert the pairs into ``gm``."""

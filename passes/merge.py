@@ -8,9 +8,11 @@ from typing import ClassVar
 
 from torch import fx
 
+from edp_fx.errors import PassError
+from edp_fx.frontend.running import called_module
 from edp_fx.pairs import Pair
 from edp_fx.passes.base import Pass, PassReport, PassResult
-from edp_fx.passes.fuse import FusePairs, UnfusePairs
+from edp_fx.passes.fuse import FusePairs, UnfusePairs, require_halves
 
 Chooser = Callable[[str, Pair], bool]
 
@@ -33,6 +35,10 @@ class MergePairs(Pass):
 
     name: ClassVar[str] = "merge_pairs"
     keep_pair: Chooser = by_weights
+
+    def requires(self, gm: fx.GraphModule) -> None:
+        """Pairs are called as a whole or in both halves. Raises PassError naming the half that is alone."""
+        require_halves(gm, self.name)
 
     def call(self, gm: fx.GraphModule) -> PassResult:
         report = PassReport(self.name)
@@ -57,3 +63,13 @@ class MergePairs(Pass):
         UnfusePairs().call(gm)
         gm.recompile()
         return PassResult(gm, bool(report.rewritten), report)
+
+    def ensures(self, result: PassResult) -> None:
+        """What is merged is one plain layer, and pairs that stay are called in halves. Raises PassError naming it."""
+        gm = result.graph_module
+        for path in result.report.rewritten:
+            if isinstance(gm.get_submodule(path), Pair):
+                raise PassError(f"{self.name}: {path!r} is a pair still")
+        for node in gm.graph.nodes:
+            if isinstance(called_module(gm, node), Pair):
+                raise PassError(f"{self.name}: node {node.name!r} calls a pair as a whole")

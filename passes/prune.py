@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from edp_fx.channels import ChannelGraph
 from edp_fx.channels.rules.sizes import pruned_shape
+from edp_fx.errors import PassError
 from edp_fx.frontend.running import submodule
 from edp_fx.passes.base import Pass, PassReport, PassResult
 from edp_fx.passes.resize import resize_module
@@ -36,6 +37,23 @@ class Prune(Pass):
     graph: ChannelGraph
     keep: Mapping[int, np.ndarray] = field(default_factory=dict)
 
+    def requires(self, gm: fx.GraphModule) -> None:
+        """``graph`` is of this module: the same nodes, and parameters of the same sizes. Raises PassError naming one
+        that is not."""
+        shapes = self.graph.analysis.node_shapes
+        for node in gm.graph.nodes:
+            if node.name not in shapes:
+                raise PassError(f"{self.name}: node {node.name!r} was not analysed; analyze the graph as it is now")
+        for name, axes in self.graph.analysis.parameter_sizes.items():
+            path, _, leaf = name.rpartition(".")
+            shape = getattr(submodule(gm, path), leaf).shape
+            for axis, size in axes.items():
+                if len(shape) <= axis or shape[axis] != size:
+                    raise PassError(
+                        f"{self.name}: {name!r} is {tuple(shape)}, but axis {axis} had {size} indices when it was "
+                        "analysed; analyze the graph as it is now"
+                    )
+
     def call(self, gm: fx.GraphModule) -> PassResult:
         report = PassReport(self.name)
         keep = self.graph.analysis.check_keep(self.keep)
@@ -53,6 +71,15 @@ class Prune(Pass):
         if repaired:
             gm.recompile()
         return PassResult(gm, True, report)
+
+    def ensures(self, result: PassResult) -> None:
+        """Every parameter has the size of what stays (nodes are checked as they are run). Raises PassError."""
+        for name, axes in result.report.facts["kept"].items():
+            path, _, leaf = name.rpartition(".")
+            shape = getattr(submodule(result.graph_module, path), leaf).shape
+            for axis, indices in axes.items():
+                if shape[axis] != len(indices):
+                    raise PassError(f"{self.name}: {name!r} is {tuple(shape)}, axis {axis} should be {len(indices)}")
 
 
 def slice_state(module: nn.Module, kept: Kept) -> set[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edp_fx.channels.kernels import Kernels, one_kernel
+from edp_fx.errors import PassError
 from edp_fx.geometry import Geometry
 from edp_fx.pairs import Pair
 from edp_fx.passes.base import Pass, PassReport, PassResult
@@ -29,6 +30,13 @@ class SeparateConvs(Pass):
     name: ClassVar[str] = "separate"
     layers: Sequence[Kernels] = ()
 
+    def requires(self, gm: fx.GraphModule) -> None:
+        """The layers are of this graph. Raises PassError naming the one that is not."""
+        nodes = {node.name for node in gm.graph.nodes}
+        for layer in self.layers:
+            if not nodes.issuperset(layer.nodes):
+                raise PassError(f"{self.name}: layer {layer.name!r} is not called by a node {layer.nodes[0]!r}")
+
     def call(self, gm: fx.GraphModule) -> PassResult:
         report = PassReport(self.name)
         nodes = {node.name: node for node in gm.graph.nodes}
@@ -47,6 +55,13 @@ class SeparateConvs(Pass):
         if report.rewritten:
             gm.recompile()
         return PassResult(gm, bool(report.rewritten), report)
+
+    def ensures(self, result: PassResult) -> None:
+        """Each layer is a depthwise and a pointwise one. Raises PassError naming the one that is not."""
+        calls = [str(node.target) for node in result.graph_module.graph.nodes if node.op == "call_module"]
+        for name in result.report.rewritten:
+            if calls.count(f"{name}.depthwise") != 1 or calls.count(f"{name}.pointwise") != 1:
+                raise PassError(f"{self.name}: layer {name!r} is not a depthwise and a pointwise one")
 
 
 @torch.no_grad()

@@ -93,6 +93,12 @@ class Analysis:
             result[node] = found
         return result
 
+    @property
+    def parameter_sizes(self) -> dict[str, dict[int, int]]:
+        """Parameter name -> labelled axis -> its length before pruning."""
+        parameters = self.views[0].sweep.parameters
+        return {name: {axis: atoms.size for axis, atoms in axes.items()} for name, axes in parameters.items()}
+
     @cached_property
     def node_shapes(self) -> dict[str, list[tuple[int, ...]]]:
         """Node name -> the shape of each tensor it gives on the example inputs, before pruning."""
