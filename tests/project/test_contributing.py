@@ -1,0 +1,62 @@
+"""The examples of CONTRIBUTING.md run as they stand, and do what the text above them says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import edp_fx
+
+PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
+BLOCKS = dict(re.findall(r"### … an? (\w+).*?```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
+X = torch.randn(2, 3, 8, 8)
+
+
+class Calls(nn.Module):
+    """A layer, a function, a layer."""
+
+    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.make, self.function, self.read = nn.Conv2d(3, 8, 1), function, nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.read(self.function(self.make(x)))
+
+
+def check_rule(names: dict[str, Any]) -> None:
+    graph = edp_fx.analyze(Calls(names["leaky"]), X)
+    assert [group.size for group in graph.prunable] == [8]
+
+
+def check_pass(names: dict[str, Any]) -> None:
+    gm = edp_fx.trace(Calls(nn.Identity()).eval(), X)
+    expected = gm(X)
+    result = names["DropIdentities"]()(gm)
+    assert result.report.rewritten == ["function"]
+    assert torch.equal(result.graph_module(X), expected)
+    assert not names["DropIdentities"]()(gm).modified
+
+
+def check_device(names: dict[str, Any]) -> None:
+    layer = nn.Linear(9, 100)
+    assert names["table"].network(edp_fx.trace(layer, torch.randn(2, 9)), torch.randn(2, 9)) == pytest.approx(1e-3)
+
+
+CHECKS = {"rule": check_rule, "pass": check_pass, "device": check_device}
+
+
+def test_every_example_is_checked() -> None:
+    assert BLOCKS.keys() == CHECKS.keys()
+
+
+@pytest.mark.parametrize("what", BLOCKS)
+def test_example(what: str) -> None:
+    names: dict[str, Any] = {"__name__": "contributing"}
+    exec(compile(BLOCKS[what], f"CONTRIBUTING: {what}", "exec"), names)
+    CHECKS[what](names)
