@@ -87,10 +87,10 @@ def _onnxruntime(threads: int, device: str | None) -> Runtime:
         from edp_fx.latency.onnx_layer import layer_model
         from edp_fx.lowering.engine import OnnxEngine
         from edp_fx.lowering.onnx_export import export_onnx
-        from edp_fx.lowering.precision import prepare
+        from edp_fx.lowering.precision import cast_inputs, prepare
         from edp_fx.lowering.profile import Profile, Range
 
-        given = tuple(x.detach().cpu() for x in inputs)
+        given = cast_inputs(tuple(x.detach().cpu() for x in inputs), torch.float32)
         data = layer_model(module, given[0])
         if data is None:
             data = export_onnx(prepare(module, "fp32"), given, Profile(Range.of(given[0].shape[0]))).data

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from edp_fx.errors import LoweringError
@@ -121,10 +122,11 @@ def lower(
     notify = progress or (lambda *_: None)
     clock = _Clock()
     reference = prepare(gm, "fp32")
-    inputs = tuple(x.detach().cpu() for x in inputs)
+    given = tuple(x.detach().cpu() for x in inputs)
+    inputs = cast_inputs(given, torch.float32)
     report = alignment(reference, inputs, precision)
     notify("exporting to ONNX", 0, 0)
-    prepared = prepare(gm, precision, inputs)
+    prepared = prepare(gm, precision, given)
     exported = export_onnx(prepared, cast_inputs(inputs, dtype_of(precision)), profile)
     clock.lap("export")
     data = exported.data

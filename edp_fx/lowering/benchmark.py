@@ -15,7 +15,7 @@ from edp_fx.inputs import normalize
 from edp_fx.lowering.engine import Engine, OnnxEngine, load_engine
 from edp_fx.lowering.latency import Latency, interleaved
 from edp_fx.lowering.onnx_export import export_onnx
-from edp_fx.lowering.precision import prepare
+from edp_fx.lowering.precision import cast_inputs, prepare
 from edp_fx.lowering.profile import Profile, Range
 from edp_fx.lowering.words import one_line
 
@@ -79,7 +79,7 @@ def bench_models(
         refused: dict[str, str] = {}
         inputs: dict[str, tuple[Tensor, ...]] = {}
         for name, (model, examples) in models.items():
-            inputs[name] = tuple(x.detach().cpu() for x in normalize(examples))
+            inputs[name] = cast_inputs(tuple(x.detach().cpu() for x in normalize(examples)), torch.float32)
             try:
                 made[name] = makers[backend](model, inputs[name])
             except Exception as error:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edp_fx.inputs import normalize
 from edp_fx.lowering.engine import OnnxEngine
 from edp_fx.lowering.onnx_export import export_onnx
-from edp_fx.lowering.precision import prepare
+from edp_fx.lowering.precision import cast_inputs, prepare
 from edp_fx.lowering.profile import Profile, Range
 
 
@@ -77,7 +77,7 @@ def onnx_latency(
 
     Raises LoweringError where one cannot be exported.
     """
-    inputs = tuple(x.detach().cpu() for x in normalize(example_inputs))
+    inputs = cast_inputs(tuple(x.detach().cpu() for x in normalize(example_inputs)), torch.float32)
     profile = Profile(Range.of(batch))
     calls = {}
     for name, model in models.items():

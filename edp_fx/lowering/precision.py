@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -21,6 +22,8 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 # int8 weights and activations come from Q/DQ nodes in an otherwise float32 graph.
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
 
+_METHODS = {"half": torch.float16, "bfloat16": torch.bfloat16, "float": torch.float32, "double": torch.float64}
+
 # Layers of these types hold a kernel whose rows a following norm's scale can be multiplied into. The
 # `forward` must be the type's own: a subclass may compute its weight (weight standardisation).
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -33,27 +36,58 @@ def dtype_of(precision: str) -> torch.dtype:
     return DTYPES[precision]
 
 
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` in eval mode on the CPU, its fused pairs two layers again (computing W = C·B at every run is
+    for training).
+    """
+    copied = copy.deepcopy(model).cpu().eval()
+    if isinstance(copied, fx.GraphModule):
+        UnfusePairs()(copied)
+    return copied
+
+
 def prepare(model: nn.Module, precision: str, inputs: tuple[Tensor, ...] = ()) -> nn.Module:
-    """A copy of ``model`` in eval mode on the CPU, in the precision's floating type, its fused pairs two
-    layers again (computing W = C·B at every run is for training).
+    """:func:`plain_copy` in the precision's floating type, whatever type the model has.
 
     For half types the batch norms' scales are moved into the convolutions in float32 first: rounded one by
     one, weight, variance and scale would lose about a bit and a half more, and a variance above 65504 is
-    infinite in half. A plain module is traced for that on ``inputs``, if given; where no graph can be had it
-    stays as it is. Raises LoweringError for an unknown precision.
+    infinite in half. A plain module is traced for that on ``inputs`` (of the model's own type), if given; where no
+    graph can be had it stays as it is. Raises LoweringError for an unknown precision.
     """
     dtype = dtype_of(precision)
-    ready = copy.deepcopy(model).cpu().eval()
-    if isinstance(ready, fx.GraphModule):
-        UnfusePairs()(ready)
-    if dtype in (torch.float16, torch.bfloat16):
-        if not isinstance(ready, fx.GraphModule) and inputs:
-            with contextlib.suppress(EdpError):
-                ready = trace(ready, inputs).eval()
-        if isinstance(ready, fx.GraphModule):
-            absorb_norms(ready)
-        ready = ready.to(dtype)
-    return ready
+    ready = plain_copy(model)
+    own = _floating_type(ready)
+    half = dtype in (torch.float16, torch.bfloat16)
+    if not isinstance(ready, fx.GraphModule) and inputs and (half or own != torch.float32):
+        with contextlib.suppress(EdpError):
+            ready = trace(ready, inputs).eval()
+    ready = ready.float()
+    if isinstance(ready, fx.GraphModule) and half:
+        absorb_norms(ready)
+    if isinstance(ready, fx.GraphModule) and own not in (torch.float32, dtype):
+        _retype(ready, own, dtype)
+    return ready.to(dtype)
+
+
+def _floating_type(model: nn.Module) -> torch.dtype:
+    """The type of the model's first floating tensor: that in which it computes."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return next((one.dtype for one in tensors if one.is_floating_point()), torch.float32)
+
+
+def _retype(gm: fx.GraphModule, old: torch.dtype, new: torch.dtype) -> None:
+    """Write ``new`` where a graph that was traced in ``old`` names that type, as an argument or by a method."""
+
+    def changed(value: Any) -> Any:
+        return new if value is old else value
+
+    for node in gm.graph.nodes:
+        if node.op == "call_method" and _METHODS.get(str(node.target)) is old:
+            node.target, node.args = "to", (*node.args[:1], new)
+        else:
+            node.args = fx.node.map_aggregate(node.args, changed)
+            node.kwargs = fx.node.map_aggregate(node.kwargs, changed)
+    gm.recompile()
 
 
 def cast_inputs(inputs: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:

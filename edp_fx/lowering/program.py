@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from edp_fx.errors import LoweringError
+from edp_fx.leaves import leaves
 from edp_fx.lowering.attention import FourAxes
 from edp_fx.lowering.decompositions import decompose
 from edp_fx.lowering.profile import Profile, Range
@@ -51,12 +53,30 @@ def export_program(model: nn.Module, inputs: tuple[Tensor, ...], profile: Profil
     shown = profile.sample(inputs, batch, image, seed=0)
     with torch.no_grad(), quiet():
         try:
-            shaped = _shaped(model, shapes)
+            flat = _flat(model, shown)
+            shaped = _shaped(flat, shapes)
             with FourAxes():
-                exported = decompose(torch.export.export(model, shown, dynamic_shapes=shaped))
+                exported = decompose(torch.export.export(flat, shown, dynamic_shapes=shaped))
         except Exception as error:
             raise LoweringError(f"torch.export refused the model: {reason(error, dims)}") from error
     return Program(exported, shown, shaped, dims)
+
+
+class _Flat(nn.Module):
+    """A network whose outputs are in containers that torch.export does not know: it gives the tensors alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> tuple[Any, ...]:
+        return tuple(one for one in leaves(self.model(*inputs)) if one is not None)
+
+
+def _flat(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+    """``model`` itself where it gives tensors in lists, tuples and dicts."""
+    outputs = model(*inputs)
+    return model if all(isinstance(one, Tensor) for one in tree_leaves(outputs)) else _Flat(model)
 
 
 @contextlib.contextmanager
