@@ -133,6 +133,17 @@ class Analysis:
             for name, axes in view.sweep.parameters.items()
         }
 
+    def parameter_sizes(self) -> dict[str, tuple[float, tuple[AxisCount, ...]]]:
+        """Parameter or buffer name -> the axes that carry labels, and the numbers in it for each index along them."""
+        whole = self.views[0].sweep.sizes
+        return {
+            name: (
+                float(np.prod([size for axis, size in enumerate(whole[name]) if axis not in axes])),
+                tuple(axes.values()),
+            )
+            for name, axes in self.parameter_axes().items()
+        }
+
     def _owner(self, view: int) -> tuple[np.ndarray, np.ndarray]:
         count = int(self.views[view].component.max()) + 1
         group_of, element_of = np.full(count, -1, dtype=np.int64), np.zeros(count, dtype=np.int64)
@@ -158,7 +169,7 @@ class Analysis:
     @cached_property
     def _shares(self) -> tuple[dict[int, float], dict[int, float]]:
         """Share of the dense network's MACs and parameters that hangs on each prunable group."""
-        sizes = [(1.0, tuple(axes.values())) for axes in self.parameter_axes().values()]
+        sizes = list(self.parameter_sizes().values())
         return shares_of([(site.constant, site.axes) for site in self.sites]), shares_of(sizes)
 
 

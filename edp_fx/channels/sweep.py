@@ -23,6 +23,7 @@ class Sweep:
         self.ledger = Ledger()
         self.where = Where("<start>", "<start>")
         self.parameters: dict[str, dict[int, np.ndarray]] = {}
+        self.sizes: dict[str, tuple[int, ...]] = {}
         self.outputs: dict[str, list[tuple[tuple[int, ...], Labels]]] = {}  # by graph node
         self.scalars: dict[str, Any] = {}
         self.not_run: dict[str, str] = {}  # graph nodes that do not run without data, and why
@@ -88,6 +89,7 @@ class Sweep:
             return
         born = {axis: self.ledger.born(size) for axis, size in enumerate(meta.shape[:axes]) if size > 1}
         self.parameters[name] = born
+        self.sizes[name] = tuple(meta.shape)
         self._labels[id(meta)] = (
             meta,
             tuple(Factor(vector(atoms, axis, meta.ndim)) for axis, atoms in born.items()),

@@ -14,7 +14,7 @@ from edp_fx.cost.terms import PairTerms, Term, Terms, mac_terms
 from edp_fx.geometry import PLAIN_TYPES
 from edp_fx.latency import LatencyTable, Signature
 from edp_fx.pairs import Pair
-from edp_fx.passes.merge import MergePairs
+from edp_fx.passes.merge import MergePairs, by_weights
 
 SHARES = (1.0, 0.5, 0.25)  # of a layer's channels, at which it is measured for the fit
 Shapes = Mapping[str, list[tuple[int, ...]]]
@@ -186,8 +186,10 @@ class MeasuredChoice:
     def __call__(self, name: str, pair: nn.Module) -> bool:
         """True where ``pair`` is to stay two layers."""
         assert isinstance(pair, Pair)
+        if name not in self._inputs:
+            return by_weights(name, pair)
         apart = merged = 0.0
-        for before, between in self._inputs.get(name, ()):
+        for before, between in self._inputs[name]:
             basis, coefficient, one = pair_signatures(pair, before, between)
             apart += self.table.layer(basis) + self.table.layer(coefficient)
             merged += self.table.layer(one)

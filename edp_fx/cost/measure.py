@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from edp_fx.channels.weights import take_weights_away, without_data
+from edp_fx.errors import ModelError
 from edp_fx.inputs import eval_mode, normalize
 from edp_fx.leaves import tensors_of
 
@@ -33,19 +34,23 @@ def measure(model: nn.Module, example_inputs: Any, latency_runs: int = 0) -> Mea
 
     MACs are half of what ``torch.utils.flop_counter`` counts (convolutions, matrix products, attention). Activation
     memory is the largest sum of tensors alive at once, weights left out. Latency is the median of ``latency_runs``
-    runs of the given inputs by torch on the model's own device, after three warm-ups.
+    runs of the given inputs by torch on the model's own device, after three warm-ups. A model that looks at the values
+    of its input is run on the example inputs themselves.
+
+    Raises:
+        ModelError: the model does not run on the example inputs.
     """
     inputs = normalize(example_inputs, model)
-    samples = inputs[0].shape[0]
-    shapes = without_data(inputs)
-    counter = FlopCounterMode(display=False)
-    memory = _ActivationMemory()
-    with eval_mode(model), torch.no_grad(), torch.device("meta"):
-        take_weights_away(model)
-        with counter:
-            model(*shapes)
-        with memory:
-            fx.Interpreter(model).run(*shapes) if isinstance(model, fx.GraphModule) else model(*shapes)
+    samples = max(1, inputs[0].shape[0]) if inputs[0].dim() else 1
+    with eval_mode(model), torch.no_grad():
+        try:
+            with torch.device("meta"):
+                take_weights_away(model)
+                counter, memory = _counted(model, without_data(inputs))
+        except Exception:  # a forward that looks at its values, and cannot without data
+            counter = memory = None
+    if counter is None or memory is None:
+        counter, memory = _counted_with_data(model, inputs)
     latency = median_latency(model, inputs, latency_runs) if latency_runs else None
     return Measurement(
         macs=counter.get_total_flops() / 2 / samples,
@@ -53,6 +58,24 @@ def measure(model: nn.Module, example_inputs: Any, latency_runs: int = 0) -> Mea
         activation_bytes=memory.peak // samples,
         latency_ms=latency,
     )
+
+
+def _counted(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[FlopCounterMode, _ActivationMemory]:
+    counter, memory = FlopCounterMode(display=False), _ActivationMemory()
+    with counter:
+        model(*inputs)
+    with memory:
+        fx.Interpreter(model).run(*inputs) if isinstance(model, fx.GraphModule) else model(*inputs)
+    return counter, memory
+
+
+def _counted_with_data(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[FlopCounterMode, _ActivationMemory]:
+    try:
+        with eval_mode(model), torch.no_grad():
+            return _counted(model, inputs)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or ["no message"])[0]
+        raise ModelError(f"the model does not run on the example inputs: {type(error).__name__}: {first}") from error
 
 
 def median_latency(model: nn.Module, inputs: tuple[Any, ...], runs: int) -> float:

@@ -108,7 +108,8 @@ class CostModel:
     def keep_pair(self, keep: Keep) -> Chooser:
         """Whether a pair, pruned to ``keep``, costs less as two layers than merged: for :class:`MergePairs`.
 
-        By latency both forms are measured at the very sizes they ended with.
+        By latency both forms are measured at the very sizes they ended with. A pair that is no node of the graph (in a
+        module kept whole, or never called), or whose weights count for another's, is judged by its weights alone.
         """
         if self._measured is not None:
             return self._measured
@@ -116,10 +117,10 @@ class CostModel:
         for pair in self._pairs:
             by_name.setdefault(pair.name, []).append(pair)
 
-        def cheaper_apart(name: str, pair: Pair) -> bool:
-            if name not in by_name:  # in an opaque module, or on a way not taken: its terms are not known
-                return by_weights(name, pair)
-            found = by_name[name]
+        def cheaper_apart(name: str, module: Pair) -> bool:
+            found = by_name.get(name)
+            if found is None:
+                return by_weights(name, module)
             return sum(one.apart(keep) for one in found) < sum(one.merged.cost(keep) for one in found)
 
         return cheaper_apart

@@ -142,69 +142,86 @@ def with_positions(terms: Terms, each: float) -> Terms:
 
 
 def mac_terms(gm: fx.GraphModule, graph: ChannelGraph) -> Terms:
-    """Multiply-accumulates of the example inputs' whole batch: what stands outside pairs, and the pairs."""
-    homes = _explicit_pairs(gm)
-    targets = {node.name: str(node.target) for node in gm.graph.nodes}
+    """Multiply-accumulates of the example inputs' whole batch: what stands outside pairs, and the pairs.
+
+    A pair that is called several times is there once for each call.
+    """
+    analysis = graph.analysis
+    calls = _pair_calls(gm)
     layers = {node.name for node in gm.graph.nodes if node.op == "call_module"}
-    shapes = graph.analysis.node_shapes
     plain: list[Term] = []
-    waiting: dict[str, Term] = {}
-    pairs = []
-    for site in graph.analysis.sites:
-        home = homes.get(site.node)
+    inside: dict[str, Term] = {}
+    members = {name for call in calls for name in call[1:]}
+    for site in analysis.sites:
         positions = 0.0
         if site.node in layers and site.axes[-1].whole:
-            positions = float(np.prod(shapes[site.node][0])) / site.axes[-1].whole
+            positions = float(np.prod(analysis.node_shapes[site.node][0])) / site.axes[-1].whole
         term = Term(site.node, site.constant, site.axes, positions=positions)
-        if home is None:
-            plain.append(term)
-        elif targets[site.node].endswith(".basis"):
-            waiting[home] = term
+        if site.node in members:
+            inside[site.node] = term
         else:
-            basis = waiting[home]
+            plain.append(term)
+    pairs = []
+    for home, first, second in calls:
+        if first in inside and second in inside:
+            basis, coefficient = inside.pop(first), inside.pop(second)
             # (…, c, r) and (…, r, n): merged, the basis' kernel over the coefficient's outputs.
-            merged = replace(basis, axes=(*basis.axes[:-1], term.axes[-1]))
-            pairs.append(PairTerms(home, basis, term, merged))
-    return plain, pairs
+            merged = replace(basis, axes=(*basis.axes[:-1], coefficient.axes[-1]))
+            pairs.append(PairTerms(home, basis, coefficient, merged))
+    return [*plain, *inside.values()], pairs
 
 
 def parameter_terms(gm: fx.GraphModule, graph: ChannelGraph) -> Terms:
-    """Parameters that are trained, or merged from trained ones."""
-    axes = graph.analysis.parameter_axes()
-    names = {name for name, _ in gm.named_parameters()}
+    """Parameters that are trained, or merged from trained ones; one that several layers share counts once."""
+    sizes, axes = graph.analysis.parameter_sizes(), graph.analysis.parameter_axes()
     pairs, inside = [], set()
     for home, module in gm.named_modules():
-        if isinstance(module, Pair) and f"{home}.basis.weight" in axes:
-            transposed = getattr(module.basis, "transposed", False)
-            basis, coefficient = axes[f"{home}.basis.weight"], axes[f"{home}.coefficient.weight"]
-            b_weight, c_weight = module.basis.weight, module.coefficient.weight
-            assert isinstance(b_weight, Tensor) and isinstance(c_weight, Tensor)
-            kernel = float(np.prod(b_weight.shape[2:]))
-            rank_axis, in_axis = (1, 0) if transposed else (0, 1)
-            b = [basis.get(axis, AxisCount(float(b_weight.shape[axis]), {})) for axis in (in_axis, rank_axis)]
-            c = [coefficient.get(axis, AxisCount(float(c_weight.shape[axis]), {})) for axis in (1, 0)]
-            pairs.append(
-                PairTerms(
-                    home, Term(home, kernel, tuple(b)), Term(home, 1.0, tuple(c)), Term(home, kernel, (b[0], c[1]))
-                )
-            )
-            inside |= {f"{home}.basis.weight", f"{home}.coefficient.weight"}
-    plain = []
-    for name, by_axis in axes.items():
-        if name in names and name not in inside:
-            plain.append(Term(name, 1.0, tuple(by_axis.values())))
-    scalars = sum(1 for name, p in gm.named_parameters() if name not in axes or not axes[name])
-    if scalars:
-        plain = [term for term in plain if term.axes] + [Term("", float(scalars), ())]
-    return plain, pairs
+        basis, coefficient = f"{home}.basis.weight", f"{home}.coefficient.weight"
+        if isinstance(module, Pair) and basis in axes and coefficient in axes:
+            pairs.append(_pair_parameters(home, module, axes[basis], axes[coefficient]))
+            inside |= {basis, coefficient}
+    plain, scalars = [], 0.0
+    for name, parameter in gm.named_parameters():
+        if name in inside:
+            continue
+        constant, counts = sizes.get(name, (float(parameter.numel()), ()))
+        if counts:
+            plain.append(Term(name, constant, counts))
+        else:
+            scalars += constant
+    return [*plain, *([Term("", scalars, ())] if scalars else [])], pairs
 
 
-def _explicit_pairs(gm: fx.GraphModule) -> dict[str, str]:
-    """Node name of a basis or coefficient -> name of its pair."""
-    found = {}
+def _pair_parameters(
+    home: str, pair: Pair, basis: dict[int, AxisCount], coefficient: dict[int, AxisCount]
+) -> PairTerms:
+    transposed = pair.geometry.transposed
+    b_weight, c_weight = pair.basis.get_parameter("weight"), pair.coefficient.get_parameter("weight")
+    rank_axis, in_axis = (1, 0) if transposed else (0, 1)
+
+    def count(known: dict[int, AxisCount], weight: Tensor, axis: int) -> AxisCount:
+        return known.get(axis, AxisCount(float(weight.shape[axis]), {}))
+
+    inputs, ranks = count(basis, b_weight, in_axis), count(basis, b_weight, rank_axis)
+    kernel = float(np.prod(b_weight.shape[2:]))
+    # A transposed layer has all inputs in its weight, and of the outputs those of one group.
+    merged = kernel / pair.groups if transposed else kernel
+    return PairTerms(
+        home,
+        Term(home, kernel, (inputs, ranks)),
+        Term(home, 1.0, (count(coefficient, c_weight, 1), count(coefficient, c_weight, 0))),
+        Term(home, merged, (inputs, count(coefficient, c_weight, 0))),
+    )
+
+
+def _pair_calls(gm: fx.GraphModule) -> list[tuple[str, str, str]]:
+    """(name of the pair, node of its basis, node of its coefficient) for each call of an explicit pair."""
+    found = []
     for node in gm.graph.nodes:
-        if node.op == "call_module":
-            home, _, leaf = str(node.target).rpartition(".")
-            if leaf in ("basis", "coefficient") and isinstance(gm.get_submodule(home), Pair):
-                found[node.name] = home
+        home, _, leaf = str(node.target).rpartition(".") if node.op == "call_module" else ("", "", "")
+        if leaf != "coefficient" or not isinstance(gm.get_submodule(home), Pair):
+            continue
+        basis = next(iter((*node.args, *node.kwargs.values())), None)
+        if isinstance(basis, fx.Node) and basis.op == "call_module" and basis.target == f"{home}.basis":
+            found.append((home, basis.name, node.name))
     return found
