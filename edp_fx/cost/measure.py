@@ -42,15 +42,7 @@ def measure(model: nn.Module, example_inputs: Any, latency_runs: int = 0) -> Mea
     """
     inputs = normalize(example_inputs, model)
     samples = max(1, inputs[0].shape[0]) if inputs[0].dim() else 1
-    with eval_mode(model), torch.no_grad():
-        try:
-            with torch.device("meta"):
-                take_weights_away(model)
-                counter, memory = _counted(model, without_data(inputs))
-        except Exception:  # a forward that looks at its values, and cannot without data
-            counter = memory = None
-    if counter is None or memory is None:
-        counter, memory = _counted_with_data(model, inputs)
+    counter, memory = _counted_without_data(model, inputs) or _counted_with_data(model, inputs)
     latency = median_latency(model, inputs, latency_runs) if latency_runs else None
     return Measurement(
         macs=counter.get_total_flops() / 2 / samples,
@@ -67,6 +59,18 @@ def _counted(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[FlopCounterMode
     with memory:
         fx.Interpreter(model).run(*inputs) if isinstance(model, fx.GraphModule) else model(*inputs)
     return counter, memory
+
+
+def _counted_without_data(
+    model: nn.Module, inputs: tuple[Any, ...]
+) -> tuple[FlopCounterMode, _ActivationMemory] | None:
+    """None for a model whose forward looks at values."""
+    try:
+        with eval_mode(model), torch.no_grad(), torch.device("meta"):
+            take_weights_away(model)
+            return _counted(model, without_data(inputs))
+    except Exception:
+        return None
 
 
 def _counted_with_data(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[FlopCounterMode, _ActivationMemory]:
