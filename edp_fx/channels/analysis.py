@@ -133,7 +133,7 @@ class Analysis:
             for name, axes in view.sweep.parameters.items()
         }
 
-    def parameter_sizes(self) -> dict[str, tuple[float, tuple[AxisCount, ...]]]:
+    def parameter_counts(self) -> dict[str, tuple[float, tuple[AxisCount, ...]]]:
         """Parameter or buffer name -> the axes that carry labels, and the numbers in it for each index along them."""
         whole = self.views[0].sweep.sizes
         return {
@@ -169,7 +169,7 @@ class Analysis:
     @cached_property
     def _shares(self) -> tuple[dict[int, float], dict[int, float]]:
         """Share of the dense network's MACs and parameters that hangs on each prunable group."""
-        sizes = list(self.parameter_sizes().values())
+        sizes = list(self.parameter_counts().values())
         return shares_of([(site.constant, site.axes) for site in self.sites]), shares_of(sizes)
 
 

@@ -173,7 +173,7 @@ def mac_terms(gm: fx.GraphModule, graph: ChannelGraph) -> Terms:
 
 def parameter_terms(gm: fx.GraphModule, graph: ChannelGraph) -> Terms:
     """Parameters that are trained, or merged from trained ones; one that several layers share counts once."""
-    sizes, axes = graph.analysis.parameter_sizes(), graph.analysis.parameter_axes()
+    sizes, axes = graph.analysis.parameter_counts(), graph.analysis.parameter_axes()
     pairs, inside = [], set()
     for home, module in gm.named_modules():
         basis, coefficient = f"{home}.basis.weight", f"{home}.coefficient.weight"
