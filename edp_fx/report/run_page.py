@@ -20,7 +20,7 @@ def run_page(run: dict[str, Any], name: str) -> str:
         name: of the run, for the title where it has no report yet.
     """
     report = run["report"]
-    title = f"{report['model']} on {report['data']['name']}" if report else f"{name}: not finished"
+    title = f"{report['run']['model']['spec']} on {report['data']['name']}" if report else f"{name}: not finished"
     parts = [
         f"<header><h1>{escape(title)}</h1>{_verdict(run)}</header>",
         f'<div class="two">{_comparison(report)}{_facts(report)}</div>' if report else "",
