@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
+
+from edp_fx.refusal import Refusal, by_reason
 
 
 def comparison_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -46,13 +47,8 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     engine = report.get("engine")
     if engine:
         lines.append(f"engine: {engine['path']} ({_bytes(engine['bytes'])}) by {engine['builder']}")
-    reasons = Counter(entry["reason"] for entry in report["refused"])
-    first: dict[str, str] = {}
-    for entry in report["refused"]:
-        first.setdefault(entry["reason"], entry["node"])
-    for reason, count in reasons.most_common():
-        more = f" and {count - 1} more" if count > 1 else ""
-        lines.append(f"left alone: {first[reason]}{more}: {reason}")
+    reasons = by_reason(Refusal(entry["node"], entry["reason"]) for entry in report["refused"])
+    lines += [f"left alone: {reason}" for reason in reasons]
     if not reasons:
         lines.append("nothing was refused")
     return lines

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from edp_fx.errors import AnalysisError
+from edp_fx.refusal import some
 
 if TYPE_CHECKING:
     from edp_fx.channels.graph import ChannelGraph
     from edp_fx.channels.groups import Group
+
+
+_MOST = 3  # groups told of in one explanation
 
 
 def summary(graph: ChannelGraph) -> dict[str, Any]:
@@ -47,8 +51,8 @@ def summary(graph: ChannelGraph) -> dict[str, Any]:
     }
 
 
-def table(graph: ChannelGraph, tablefmt: str) -> str:
-    """One row a group that has channels."""
+def table(graph: ChannelGraph, tablefmt: str, width: int | None) -> str:
+    """One row a group that has channels, and what there is to know of the columns."""
     rows = []
     for group in graph.groups:
         if not group.producers and not group.prunable:
@@ -59,15 +63,19 @@ def table(graph: ChannelGraph, tablefmt: str) -> str:
                 group.name,
                 group.kind,
                 group.size if group.prunable else "-",
-                _short(group.producers),
-                _short(group.consumers),
+                some(group.producers, 2),
+                some(group.consumers, 2),
                 f"{100 * group.macs_share:.1f}%",
                 f"{100 * group.params_share:.1f}%",
                 status(group),
             ]
         )
     heads = ["id", "group", "kind", "size", "producers", "consumers", "MACs", "params", "status"]
-    return tabulate(rows, headers=heads, tablefmt=tablefmt, disable_numparse=True)
+    text = tabulate(rows, headers=heads, tablefmt=tablefmt, disable_numparse=True)
+    if width is None or max(map(len, text.splitlines())) <= width:
+        return text
+    lines = [line if len(line) <= width else line[: width - 1] + "…" for line in text.splitlines()]
+    return "\n".join([*lines, f"(cut to the {width} columns of the terminal: a pipe or a file gets the whole lines)"])
 
 
 def status(group: Group) -> str:
@@ -75,11 +83,6 @@ def status(group: Group) -> str:
     if group.frozen is not None:
         return f"frozen: {group.frozen}"
     return "exact" if group.exact else f"inexact: {group.inexact_reasons[0]}"
-
-
-def _short(names: tuple[str, ...], most: int = 2) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown} +{len(names) - most}" if len(names) > most else shown
 
 
 def explain(graph: ChannelGraph, name: str) -> str:
@@ -100,16 +103,20 @@ def explain(graph: ChannelGraph, name: str) -> str:
                 f"no layer {name!r} with channels" + (f": did you mean {', '.join(near)}?" if near else "")
             )
         groups = members
-    return " ".join(_sentence(target, group) for group in groups)
+    layers = {node.name for node in graph.gm.graph.nodes if node.op == "call_module"}
+    said = [_sentence(target, group, layers) for group in groups[:_MOST]]
+    if len(groups) > _MOST:
+        said.append(f"{target}: its channels are in {len(groups) - _MOST} groups more, from {groups[_MOST].id} on.")
+    return " ".join(said)
 
 
-def _sentence(layer: str, group: Group) -> str:
+def _sentence(layer: str, group: Group, layers: set[str]) -> str:
     if group.frozen is not None:
         return f"{layer}: group {group.id} cannot be pruned: {group.frozen}."
     others = [one for one in group.producers if one != layer]
-    tied = f", tied to {', '.join(others)}" if others else ", tied to no other layer"
-    how = [f"{op.removeprefix('aten.').split('.')[0]} at {node}" for node, op in group.ties][:6]
-    by = f" (by {', '.join(how)})" if others and how else ""
-    reads = f"; read by {', '.join(group.consumers)}" if group.consumers else ""
-    exactness = "exact" if group.exact else f"inexact, because {'; '.join(group.inexact_reasons[:2])}"
+    tied = f", tied to {some(others)}" if others else ", tied to no other layer"
+    how = [f"{op.removeprefix('aten.').split('.')[0]} at {node}" for node, op in group.ties if node not in layers]
+    by = f" (by {some(how)})" if others and how else ""
+    reads = f"; read by {some(group.consumers)}" if group.consumers else ""
+    exactness = "exact" if group.exact else f"inexact, because {some(group.inexact_reasons, 1)}"
     return f"{layer}: {group.size} prunable channels in group {group.id}{tied}{by}{reads}; removal is {exactness}."

@@ -11,6 +11,7 @@ from torch import fx
 
 from edp_fx.channels.analysis import Analysis
 from edp_fx.channels.groups import Group
+from edp_fx.refusal import Reason, Refusal, by_reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +70,20 @@ class ChannelGraph:
 
         return summary(self)
 
-    def table(self, tablefmt: str = "simple") -> str:
-        """One row a group, as text in any of tabulate's formats."""
+    def refusals(self) -> list[Reason]:
+        """Why layers keep all their output channels, and which: the reason of most layers first."""
+        frozen = [group for group in self.groups if group.frozen is not None]
+        return by_reason(Refusal(layer, str(group.frozen)) for group in frozen for layer in group.producers)
+
+    def table(self, tablefmt: str = "simple", width: int | None = None) -> str:
+        """One row a group, as text in any of tabulate's formats; lines are cut to ``width`` columns where it is given.
+
+        A group's share of the MACs or parameters is what goes with all of it. A weight goes with its inputs as well as
+        with its outputs, so the shares add up to more than 100 %.
+        """
         from edp_fx.channels.describe import table
 
-        return table(self, tablefmt)
+        return table(self, tablefmt, width)
 
     def to_networkx(self) -> nx.Graph:
         """Layers and groups as nodes; an edge says in which role, and by which operations, they are tied."""

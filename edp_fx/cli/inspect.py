@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,7 +58,8 @@ def inspect(
     if explain is not None:
         print(graph.explain(explain))
     else:
-        print(graph.table())
+        print(graph.table(width=shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+        print("A weight goes with its inputs as well as with its outputs: the shares add up to more than 100 %.")
         print()
         print(summary_line(graph))
     _write(graph, loaded.name, json_path, dot, graphml, html)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from edp_fx.refusal import Refusal, by_reason
 from edp_fx.report.page import page
 from edp_fx.summary import comparison_rows
 
@@ -158,16 +159,17 @@ def _decisions(run: dict[str, Any]) -> str:
 def _refused(report: dict[str, Any] | None) -> str:
     if report is None:
         return ""
-    reasons: dict[str, list[str]] = {}
-    for entry in report["refused"]:
-        reasons.setdefault(entry["reason"], []).append(entry["node"])
+    reasons = by_reason(Refusal(entry["node"], entry["reason"]) for entry in report["refused"])
     if not reasons:
         return _section("Left alone", "<p>Nothing was refused.</p>")
     items = []
-    for reason, nodes in sorted(reasons.items(), key=lambda one: -len(one[1])):
-        names = ", ".join(f'<span class="mono">{escape(node)}</span>' for node in nodes)
-        names = names if len(nodes) <= 8 else f"<details><summary>{len(nodes)} places</summary>{names}</details>"
-        items.append(f"<dt>{escape(reason)}</dt><dd>{names}</dd>")
+    for reason in reasons:
+        names, count = (
+            ", ".join(f'<span class="mono">{escape(node)}</span>' for node in reason.nodes),
+            len(reason.nodes),
+        )
+        names = names if count <= 8 else f"<details><summary>{count} places</summary>{names}</details>"
+        items.append(f"<dt>{escape(reason.text)}</dt><dd>{names}</dd>")
     return _section("Left alone, and why", f"<dl>{''.join(items)}</dl>")
 
 
