@@ -197,7 +197,7 @@ def _described(compressor: Compressor, method: Method, recipe: Recipe) -> fx.Gra
         "refused": compressor.refused,
         "layers": compressor.layers(),
     }
-    table = compressor.survey.cost.table
+    table = compressor.latency_table
     if compressor.metric == "latency" and table is not None:
         gm.meta["edp_fx.run"]["latency_ms"] = {
             "runtime": table.runtime.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import edp_fx
 from edp_fx.channels import ChannelGraph, analyze
 from edp_fx.channels.kernels import find_kernels
 from edp_fx.channels.residuals import find_branches
+from edp_fx.compressor.kinds.branch import with_branches
+from edp_fx.compressor.kinds.kernel import with_kernels
 from edp_fx.cost import CostModel, measure
 from edp_fx.errors import AnalysisError, BudgetError
 from edp_fx.inputs import randomize_
@@ -269,7 +272,8 @@ def test_what_layers_put_out_counts_by_number_and_by_position() -> None:
     kernels = find_kernels(gm)
     branches = find_branches(gm, graph, -1 - len(kernels))
     assert kernels and branches
-    cost = CostModel(gm, graph, kernels=kernels, branches=branches, traffic=3.0, position=50.0)
+    changes = [partial(with_kernels, kernels=kernels), partial(with_branches, branches=branches)]
+    cost = CostModel(gm, graph, changes=changes, traffic=3.0, position=50.0)
     numbers, positions = _put_out(copy.deepcopy(gm), x)
     assert cost.dense == pytest.approx(measure(gm, x).macs + 3 * numbers + 50 * positions)
     keep = masking.random_keep(graph, 3)

@@ -41,10 +41,11 @@ class Kernels:
     taps: int
     kind: ClassVar[str] = "kernel"
     size: ClassVar[int] = 1
+    exact: ClassVar[bool] = True
 
 
-def find_kernels(gm: fx.GraphModule) -> list[Kernels]:
-    """Every layer of an explicit graph that may become a depthwise and a pointwise one, ids from -1 down."""
+def find_kernels(gm: fx.GraphModule, first_id: int = -1) -> list[Kernels]:
+    """Every layer of an explicit graph that may become a depthwise and a pointwise one, ids from ``first_id`` down."""
     called: dict[str, list[str]] = {}
     for node in gm.graph.nodes:
         if node.op == "call_module":
@@ -61,7 +62,7 @@ def find_kernels(gm: fx.GraphModule) -> list[Kernels]:
         pair = isinstance(gm.get_submodule(home), Pair)
         name = home if pair else target
         users = (*nodes, *called.get(f"{home}.coefficient", ())) if pair else tuple(nodes)
-        found.append(Kernels(-1 - len(found), name, f"{target}.weight", users, weight[0, 0].numel()))
+        found.append(Kernels(first_id - len(found), name, f"{target}.weight", users, weight[0, 0].numel()))
     return found
 
 

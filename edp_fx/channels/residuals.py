@@ -38,6 +38,7 @@ class Branch:
     channels: int
     kind: ClassVar[str] = "branch"
     size: ClassVar[int] = 1
+    exact: ClassVar[bool] = True
 
 
 def find_branches(gm: fx.GraphModule, graph: ChannelGraph, first_id: int = -1) -> list[Branch]:

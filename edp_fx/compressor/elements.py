@@ -1,53 +1,44 @@
-"""All removable elements of a network (ranks, channels, head dimensions, kernels, branches) as one flat index.
+"""All removable elements of a network, of every kind, as one flat index.
 
-A channel group couples slices of many parameters: element ``e`` of a group owns, in each member parameter,
-the indices of one axis where ``owner == e``; kernels are one element that owns a part of a parameter that no axis
-tells apart, a branch one that owns all of its last layer. Numbering the
-elements of all groups 0 … n-1 turns every question about groups (norms, gradients, scaling) into one scatter or gather
-per parameter axis.
+A group couples slices of many parameters: element ``e`` of a group owns, in each parameter, the indices of one axis
+where ``owner == e``, or a part of the parameter that no axis tells apart. Numbering the elements of all groups 0 … n-1
+turns every question about groups (norms, gradients, scaling) into one scatter or gather per parameter axis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edp_fx.channels.kernels import Kernels, beyond_one_kernel
-from edp_fx.channels.residuals import Branch
-
-if TYPE_CHECKING:
-    from edp_fx.channels import Group
+from edp_fx.compressor.kinds import KINDS
+from edp_fx.compressor.kinds.base import ROLES, Applied, Part, Removable
 
 Keep = dict[int, NDArray[np.bool_]]
-WHOLE = ("kernel", "branch")  # kinds of one element a group
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
     """One axis of one parameter: ``index[i]`` is the element that owns index i, or n where none does.
 
-    Where there is a ``part`` the element owns what that gives of the parameter (of many at once); with axis None
-    ``index`` has length 1. What is weighed channel by channel, a branch by all parameters of its last layer, has
-    ``slots``: ``slots[i]`` numbers output channel i among those of all of them.
+    Where there is a ``selection`` the element owns what that gives of the parameter (of many at once); with axis None
+    ``index`` has length 1.
     """
 
     parameter: str
     axis: int | None
     role: str
     index: Tensor
-    part: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
-    slots: Tensor | None = None
+    selection: Callable[[Sequence[Tensor]], list[Tensor]] | None = None
 
     @property
     def place(self) -> tuple[int | None, str]:
         """What tells it from other sites of its parameter."""
-        return self.axis, self.role if self.role in WHOLE else ""
+        return self.axis, "" if self.role in ROLES else self.role
 
     def line(self, values: Tensor) -> Tensor:
         """``values``, shaped as the parameter, summed over all axes but this one [its length]."""
@@ -58,78 +49,101 @@ class Site:
 def owned(sites: Sequence[Site], parameters: Mapping[str, Tensor]) -> list[Tensor]:
     """What the elements of each site own of its parameter, shaped as this."""
     values = [parameters[site.parameter].detach() for site in sites]
-    for part in dict.fromkeys(site.part for site in sites if site.part is not None):
-        mine = [number for number, site in enumerate(sites) if site.part is part]
-        for number, value in zip(mine, part([values[number] for number in mine]), strict=True):
+    for selection in dict.fromkeys(site.selection for site in sites if site.selection is not None):
+        mine = [number for number, site in enumerate(sites) if site.selection is selection]
+        for number, value in zip(mine, selection([values[number] for number in mine]), strict=True):
             values[number] = value
     return values
+
+
+@dataclass(eq=False)
+class _Axis:
+    """What all groups own along one axis, while it is gathered: element numbers, n where none.
+
+    Attributes:
+        site: with all that is owned.
+        gates: of these only what is weighed; numbers above n are gates of their own.
+        faded, penalised: of these only what is.
+    """
+
+    site: Site
+    gates: NDArray[np.int64]
+    faded: NDArray[np.int64]
+    penalised: NDArray[np.int64]
+    flat: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.flat = self.site.index.numpy()
 
 
 class Elements:
     """The flat index of the elements of ``groups``.
 
     Args:
-        groups: the groups, kernels and branches, whose elements may be removed.
+        groups: whose elements may be removed.
         parameters: names of the trainable parameters; members that are buffers are left to the prune pass.
+
+    Attributes:
+        n: how many elements there are.
+        kinds: of each group.
+        sizes: elements of each group.
+        offsets: position of each group's first element.
+        group_of: position of each element's group [n].
+        sites: all that elements own.
+        gates: where gradients weigh them; numbers above n are gates that count one by one for their element.
+        fading: what must be zero before they go.
+        penalised: what group-sparse penalties shrink.
     """
 
-    def __init__(self, groups: Sequence[Group | Kernels | Branch], parameters: Iterable[str]) -> None:
+    def __init__(self, groups: Sequence[Removable], parameters: Iterable[str]) -> None:
         names = set(parameters)
         self.groups = tuple(groups)
-        self.kinds = np.array([group.kind for group in groups], dtype=str)
+        self.kinds = tuple(KINDS[group.kind] for group in groups)
         self.sizes = np.array([group.size for group in groups], dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
         self.n = int(self.offsets[-1])
-        # per element: position of its group in `groups`
         self.group_of = np.repeat(np.arange(len(groups)), self.sizes)
-        index: dict[tuple[str, int, str], NDArray[np.int64]] = {}
-        kernels: list[Site] = []
-        by_channel: list[Site] = []
-        owners: list[Tensor] = []
-        consumed = np.zeros(len(groups), dtype=bool)
-        for number, group in enumerate(groups):
-            if isinstance(group, Kernels):
-                element = torch.from_numpy(self.offsets[number : number + 1])
-                kernels.append(Site(group.parameter, None, group.kind, element, beyond_one_kernel))
-                continue
-            if isinstance(group, Branch):
-                element = torch.full((group.channels,), int(self.offsets[number]))
-                slots = torch.arange(group.channels) + sum(map(len, owners))
-                owners.append(element)
-                by_channel.extend(Site(name, 0, group.kind, element, None, slots) for name in group.parameters)
-                continue
-            for member in group.members:
-                if member.parameter not in names:
-                    continue
-                owner = np.asarray(member.owner, dtype=np.int64)
-                key = (member.parameter, member.axis, member.role)
-                flat = index.setdefault(key, np.full(len(owner), self.n, dtype=np.int64))
-                mine = owner >= 0
-                flat[mine] = owner[mine] + self.offsets[number]
-                consumed[number] |= member.role == "consumer"
-        self.sites = (*(Site(*key, torch.from_numpy(flat)) for key, flat in index.items()), *kernels, *by_channel)
-        self._owners = torch.cat([*owners, torch.zeros(0, dtype=torch.int64)])
-        ranks = self.kinds == "rank"
-        # The change of the loss when an element goes is seen at its consumers' slices or, where no parameter
-        # consumes it (the product of queries and keys), at its producers'.
-        self.gates = self._restricted(
-            lambda site: consumed if site.role == "consumer" else ~consumed & (site.role != "other")
-        )
-        # What must be zero before it goes: a rank's column; all that makes, scales and reads a channel,
-        # since a layer norm on the way would feel a channel that is only not read.
-        self.fading = self._restricted(lambda site: ~ranks | (site.role == "consumer"))
+        axes: dict[tuple[str, int | None, str, int], _Axis] = {}
+        gate_owners: list[NDArray[np.int64]] = []
+        for number, (group, kind) in enumerate(zip(self.groups, self.kinds)):
+            start = int(self.offsets[number])
+            gates: NDArray[np.int64] | None = None
+            for part in kind.parts(group, names):
+                mine = part.owner >= 0
+                element = part.owner[mine] + start
+                gate = element
+                if part.each:  # all of a group's parts share its gates, index by index
+                    if gates is None:
+                        gates = self.n + 1 + sum(map(len, gate_owners)) + np.arange(len(element))
+                        gate_owners.append(element)
+                    gate = gates
+                axis = self._axis(axes, part, -1 if part.role in ROLES else number)
+                axis.flat[mine] = element
+                for flat, has, value in (
+                    (axis.gates, part.weighed, gate),
+                    (axis.faded, part.faded, element),
+                    (axis.penalised, part.penalised, element),
+                ):
+                    if has:
+                        flat[mine] = value
+        self.sites = tuple(axis.site for axis in axes.values())
+        self.gates = self._sites((axis.site, axis.gates) for axis in axes.values())
+        self.fading = self._sites((axis.site, axis.faded) for axis in axes.values())
+        self.penalised = self._sites((axis.site, axis.penalised) for axis in axes.values())
+        self._gate_owners = torch.from_numpy(np.concatenate([*gate_owners, np.zeros(0, dtype=np.int64)]))
         self._moved: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
-    def _restricted(self, wanted: Callable[[Site], NDArray[np.bool_]]) -> tuple[Site, ...]:
-        """The sites with only the groups for which ``wanted(site)`` [groups] holds."""
-        result = []
-        for site in self.sites:
-            flat = site.index.numpy()
-            mine = np.append(wanted(site), False)[np.append(self.group_of, -1)[flat]]
-            if mine.any():
-                index = torch.from_numpy(np.where(mine, flat, self.n))
-                result.append(replace(site, index=index))
-        return tuple(result)
+    def _axis(self, known: dict[tuple[str, int | None, str, int], _Axis], part: Part, group: int) -> _Axis:
+        key = part.parameter, part.axis, part.role, group
+        if key not in known:
+            none = [np.full(len(part.owner), self.n, dtype=np.int64) for _ in range(4)]
+            index = torch.from_numpy(none[0])
+            known[key] = _Axis(Site(part.parameter, part.axis, part.role, index, part.selection), *none[1:])
+        return known[key]
+
+    def _sites(self, found: Iterable[tuple[Site, NDArray[np.int64]]]) -> tuple[Site, ...]:
+        """The sites with only these indices, without those where nothing is left."""
+        return tuple(replace(site, index=torch.from_numpy(flat)) for site, flat in found if (flat != self.n).any())
 
     def on(self, site: Site, device: torch.device) -> Tensor:
         """``site.index`` on ``device``, kept there."""
@@ -145,26 +159,23 @@ class Elements:
 
     def sums(self, lines: Iterable[tuple[Site, Tensor]], device: torch.device) -> Tensor:
         """Sites' lines [length of the axis] summed by element [n+1]; the last entry is of what nobody owns."""
-        total = torch.zeros(self.n + 1, device=device)
-        known = [(self.on(site, device), line) for site, line in lines]
+        return self._sums(lines, torch.zeros(self.n + 1, device=device))
+
+    def squared_gates(self, lines: Iterable[tuple[Site, Tensor]], device: torch.device) -> Tensor:
+        """Lines of ``gates`` summed by gate, squared, and these summed by element [n+1]."""
+        squares = self._sums(lines, torch.zeros(self.n + 1 + len(self._gate_owners), device=device)).square_()
+        result = squares[: self.n + 1]
+        if len(self._gate_owners):
+            result.index_add_(0, self._kept(self._gate_owners, device), squares[self.n + 1 :])
+        return result
+
+    def _sums(self, lines: Iterable[tuple[Site, Tensor]], total: Tensor) -> Tensor:
+        known = [(self.on(site, total.device), line) for site, line in lines]
         if not known:
             return total
         # once for all sites: on a GPU as many small additions would cost more than the step they belong to
         places, values = zip(*known)
         return total.index_add_(0, torch.cat(places), torch.cat(values))
-
-    def channel_sums(self, lines: Iterable[tuple[Site, Tensor]], device: torch.device) -> Tensor:
-        """Lines of sites with slots [channels] summed channel by channel [slots]."""
-        total = torch.zeros(len(self._owners), device=device)
-        known = [(self._kept(site.slots, device), line) for site, line in lines if site.slots is not None]
-        if not known:
-            return total
-        slots, values = zip(*known)
-        return total.index_add_(0, torch.cat(slots), torch.cat(values))
-
-    def of_channels(self, values: Tensor) -> Tensor:
-        """Values by channel [slots] summed by element [n+1]."""
-        return values.new_zeros(self.n + 1).index_add_(0, self._kept(self._owners, values.device), values)
 
     def scale(self, site: Site, parameter: Tensor, factor: Tensor) -> None:
         """Multiply the parameter's slices in place by their elements' factors [n+1] (last entry 1)."""
@@ -172,10 +183,10 @@ class Elements:
         if site.axis is not None:
             shape[site.axis] = -1
         line = factor[self.on(site, factor.device)].view(shape).to(parameter.dtype)
-        if site.part is None:
+        if site.selection is None:
             parameter.mul_(line)
         else:
-            parameter.add_(site.part([parameter])[0] * (line - 1))
+            parameter.add_(site.selection([parameter])[0] * (line - 1))
 
     def split(self, flat: NDArray[np.bool_]) -> Keep:
         """A flat mask [n] as the mapping from group id to that group's mask."""
@@ -187,27 +198,16 @@ class Elements:
         """The inverse of :meth:`split`."""
         return np.concatenate([np.zeros(0, dtype=bool), *(keep[group.id] for group in self.groups)])
 
-    def carried(
-        self,
-        new: Elements,
-        kept: Mapping[str, Mapping[int, NDArray[np.int64]]],
-        separated: Collection[str] = (),
-    ) -> NDArray[np.int64]:
-        """For each element of ``new``, its index here, or -1.
-
-        Args:
-            new: the elements of the same network after pruning.
-            kept: per parameter and axis the indices that pruning kept; axes not named were kept whole.
-            separated: names of the layers that became a depthwise and a pointwise one.
-        """
+    def carried(self, new: Elements, applied: Applied) -> NDArray[np.int64]:
+        """For each element of ``new``, the same network after a removal, its index here, or -1."""
         here = {(site.parameter, site.place): site.index.numpy() for site in self.sites}
         result = np.full(new.n + 1, -1, dtype=np.int64)
         for site in new.sites:
-            known = [key for key in _before(site, separated) if key in here]
-            if not known:
+            parameter, axis = applied.moved.get((site.parameter, site.axis), (site.parameter, site.axis))
+            old = here.get((parameter, (axis, site.place[1])))
+            if old is None:
                 continue
-            (parameter, (axis, _)), old = known[0], here[known[0]]
-            chosen = None if axis is None else kept.get(parameter, {}).get(axis)
+            chosen = None if axis is None else applied.kept.get(parameter, {}).get(axis)
             lined = old if chosen is None else old[np.asarray(chosen, dtype=np.int64)]
             index = site.index.numpy()
             if len(lined) != len(index):
@@ -215,14 +215,3 @@ class Elements:
             valid = (index < new.n) & (lined < self.n)
             result[index[valid]] = lined[valid]
         return result[: new.n]
-
-
-def _before(site: Site, separated: Collection[str]) -> list[tuple[str, tuple[int | None, str]]]:
-    """Parameters and axes whose indices were those of ``site`` before layers, plain or pairs, were separated."""
-    layer, _, leaf = site.parameter.rpartition(".")
-    owner, _, part = layer.rpartition(".")
-    if owner not in separated:
-        return [(site.parameter, site.place)]
-    if part == "depthwise" or site.axis == 1:
-        return [(f"{owner}.weight", (1, "")), (f"{owner}.basis.weight", (1, ""))]
-    return [(f"{owner}.{leaf}", site.place), (f"{owner}.coefficient.{leaf}", site.place)]

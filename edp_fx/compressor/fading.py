@@ -1,5 +1,4 @@
-"""The doomed: elements chosen to go, faded to exactly zero on schedule and held there until they are
-removed."""
+"""Elements chosen for removal are faded to exactly zero on schedule, and held there until they are removed."""
 
 from __future__ import annotations
 
@@ -18,47 +17,47 @@ NEVER = -1
 
 
 class Fading:
-    """Since when each element is doomed.
+    """Since when each element fades.
 
     Args:
         elements: the flat index.
-        schedule: how fast the doomed fade.
-        born: step at which each element was doomed [n], :data:`NEVER` for the others.
+        schedule: how fast elements fade.
+        since: step at which each element was chosen for removal [n], :data:`NEVER` for the others.
     """
 
-    def __init__(self, elements: Elements, schedule: Schedule, born: NDArray[np.int64] | None = None) -> None:
+    def __init__(self, elements: Elements, schedule: Schedule, since: NDArray[np.int64] | None = None) -> None:
         self.elements = elements
         self.schedule = schedule
-        self.born = np.full(elements.n, NEVER, dtype=np.int64) if born is None else born.copy()
+        self.since = np.full(elements.n, NEVER, dtype=np.int64) if since is None else since.copy()
         self.sites: list[Site] = []
         self._mark()
 
     @property
-    def spared(self) -> Flags:
-        """Elements that are not doomed."""
-        return self.born == NEVER
+    def kept(self) -> Flags:
+        """Elements that do not fade."""
+        return self.since == NEVER
 
     def living(self, step: int) -> Flags:
         """Elements that are not exactly zero after ``step``."""
-        return self.spared | (step - self.born < self.schedule.fade)
+        return self.kept | (step - self.since < self.schedule.fade)
 
-    def doom(self, chosen: Flags, step: int) -> None:
+    def remove(self, chosen: Flags, step: int) -> None:
         """Let ``chosen`` fade from ``step`` on."""
-        self.born[chosen] = step
+        self.since[chosen] = step
         self._mark()
 
-    def spare(self, chosen: Flags) -> None:
+    def keep(self, chosen: Flags) -> None:
         """Let ``chosen`` stay after all."""
-        self.born[chosen] = NEVER
+        self.since[chosen] = NEVER
         self._mark()
 
     def _mark(self) -> None:
-        """The sites that have a doomed element: only those are scaled."""
-        doomed = np.append(~self.spared, False)
-        self.sites = [site for site in self.elements.fading if doomed[site.index.numpy()].any()]
+        """The sites that have an element that fades: only those are scaled."""
+        fades = np.append(~self.kept, False)
+        self.sites = [site for site in self.elements.fading if fades[site.index.numpy()].any()]
 
     def apply(self, parameters: Mapping[str, nn.Parameter], step: int, *, at_once: bool = False) -> bool:
-        """Scale the doomed by what the schedule leaves after ``step``; returns whether an element just died.
+        """Scale what fades by what the schedule leaves after ``step``; returns whether an element just became zero.
 
         Factors of successive steps telescope, so what the gradient restores meanwhile fades, too.
         """
@@ -66,16 +65,16 @@ class Fading:
             return False
         fade = self.schedule.fade
         left = np.array([self.schedule.gate(age) for age in range(fade + 1)])
-        age = step - self.born
+        age = step - self.since
         now, before = left[np.clip(age, 0, fade)], left[np.clip(age - 1, 0, fade)]
         factor = np.ones(self.elements.n + 1, dtype=np.float32)
-        doomed = ~self.spared
+        fades = ~self.kept
         if at_once:
-            factor[:-1][doomed] = 0.0
+            factor[:-1][fades] = 0.0
         else:
-            factor[:-1][doomed] = np.where(before > 0, now / np.maximum(before, 1e-12), 0.0)[doomed]
+            factor[:-1][fades] = np.where(before > 0, now / np.maximum(before, 1e-12), 0.0)[fades]
         device = parameters[self.sites[0].parameter].device
         moved = torch.from_numpy(factor).to(device)
         for site in self.sites:
             self.elements.scale(site, parameters[site.parameter], moved)
-        return bool((doomed & (age == fade)).any())
+        return bool((fades & (age == fade)).any())

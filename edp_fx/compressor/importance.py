@@ -40,8 +40,7 @@ class Importance:
 
     Attributes:
         total: what it accumulates [n+1]; the last entry collects what nobody owns.
-        gradients: whether it weighs by gradients: what has none cannot be weighed, but kernels and branches can,
-            too.
+        gradients: whether it weighs by gradients: what has none cannot be weighed.
     """
 
     gradients: ClassVar[bool] = False
@@ -79,10 +78,8 @@ class Taylor(Importance):
 
     Closing the gate g of an element (its consumers' weight slices times g) changes the loss by dL/dg = Σ w
     ∂L/∂w over those slices (Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR
-    2019, eq. 8, there per weight). For a rank this is Σ_i C_ij ∂L/∂C_ij, for
-    kernels the sum of R ∂L/∂W over what the layer's W has beyond one kernel per input channel, R; a residual
-    branch counts as all its output channels, Σ w ∂L/∂w over each one's parameters of the last layer: as one gate, a
-    branch that makes up most of a sum would seem to matter little where a norm behind the sum undoes its scale.
+    2019, eq. 8, there per weight). For a rank this is Σ_i C_ij ∂L/∂C_ij; which parts of which parameters a gate
+    stands for, its kind says (:class:`edp_fx.compressor.kinds.base.Part`).
     """
 
     gradients = True
@@ -96,9 +93,7 @@ class Taylor(Importance):
             return
         values = zip(gates.items(), owned(list(gates), context.parameters), strict=True)
         lines = [(site, site.line(value * gradient)) for (site, gradient), value in values]
-        device = lines[0][1].device
-        step = elements.sums([one for one in lines if one[0].slots is None], device).square_()
-        step.add_(elements.of_channels(elements.channel_sums(lines, device).square_()))
+        step = elements.squared_gates(lines, lines[0][1].device)
         self.total = step if self.total is None else self.total.to(step.device).add_(step)
 
     def scores(self, context: Context) -> Tensor:

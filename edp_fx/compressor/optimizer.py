@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from edp_fx.compressor.factors import factors
+from edp_fx.compressor.kinds.base import Applied
 from edp_fx.pairs import Pair
-
-Kept = Mapping[str, Mapping[int, NDArray[np.int64]]]
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -23,14 +22,14 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     Decay on the coefficient alone would be undone by a growing basis, and decay on the basis alone holds the
     scale of the product, since the coefficient's gradient shrinks with the basis.
     """
-    spared = {id(factors(module)[1]) for module in model.modules() if isinstance(module, Pair)}
+    undecayed = {id(factors(module)[1]) for module in model.modules() if isinstance(module, Pair)}
     groups: list[dict[str, Any]] = [
         {"params": [], "weight_decay": weight_decay},
         {"params": [], "weight_decay": 0.0},
     ]
     for parameter in model.parameters():
         if parameter.requires_grad:
-            groups[parameter.dim() <= 1 or id(parameter) in spared]["params"].append(parameter)
+            groups[parameter.dim() <= 1 or id(parameter) in undecayed]["params"].append(parameter)
     return [group for group in groups if group["params"]]
 
 
@@ -43,9 +42,9 @@ def without_decay(optimizer: Optimizer) -> dict[int, int]:
         return [group[key] for key in optimizer.defaults if key != "weight_decay"]
 
     groups = optimizer.param_groups
-    spared = [number for number, group in enumerate(groups) if group.get("weight_decay") == 0]
+    undecayed = [number for number, group in enumerate(groups) if group.get("weight_decay") == 0]
     alike = {
-        number: [other for other in spared if options(groups[other]) == options(group)]
+        number: [other for other in undecayed if options(groups[other]) == options(group)]
         for number, group in enumerate(groups)
     }
     return {number: others[0] for number, others in alike.items() if others}
@@ -55,8 +54,7 @@ def carry_state(
     optimizer: Optimizer,
     before: Mapping[str, tuple[nn.Parameter, torch.Size]],
     after: Mapping[str, nn.Parameter],
-    kept: Kept,
-    separated: Collection[str],
+    applied: Applied,
     undecayed: Mapping[int, int],
 ) -> None:
     """Point ``optimizer`` at the parameters of the network after pruning or merging and slice its state
@@ -72,8 +70,7 @@ def carry_state(
         optimizer: any torch optimiser; state tensors shaped like their parameter are sliced, others kept.
         before: name to (parameter object, its shape) before the change.
         after: name to parameter after it.
-        kept: per parameter and axis, the indices kept.
-        separated: names of the layers that became a depthwise and a pointwise one.
+        applied: what the change did.
         undecayed: what :func:`without_decay` gave.
     """
     name_of = {id(parameter): name for name, (parameter, _) in before.items()}
@@ -83,7 +80,7 @@ def carry_state(
         for parameter in group["params"]
         if id(parameter) in name_of
     }
-    kernels = {f"{layer}.depthwise.weight" for layer in separated}
+    origins = applied.origins
     called = {  # optimisers made from named parameters keep the names beside them
         id(parameter): name
         for group in optimizer.param_groups
@@ -92,12 +89,12 @@ def carry_state(
     for group in optimizer.param_groups:
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in name_of]
     for name, parameter in after.items():
-        number = next((homes[one] for one in _made_from(name, separated) if one in homes), -1)
+        number = next((homes[one] for one in _made_from(name, origins) if one in homes), -1)
         if number < 0:
             continue  # was not trained before either
         if name not in before:
             called[id(parameter)] = name
-            if name in kernels:
+            if name in applied.undecayed:
                 number = undecayed.get(number, number)
             optimizer.param_groups[number]["params"].append(parameter)
             continue
@@ -106,7 +103,9 @@ def carry_state(
         called[id(parameter)] = called.get(id(old), name)
         state = optimizer.state.pop(old, None)
         if state is not None:
-            optimizer.state[parameter] = {key: sliced(value, shape, kept.get(name, {})) for key, value in state.items()}
+            optimizer.state[parameter] = {
+                key: sliced(value, shape, applied.kept.get(name, {})) for key, value in state.items()
+            }
     alive = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for gone in [one for one in optimizer.state if id(one) not in alive]:
         del optimizer.state[gone]
@@ -124,10 +123,8 @@ def sliced(value: Any, shape: torch.Size, chosen: Mapping[int, NDArray[np.int64]
     return value.clone()
 
 
-def _made_from(name: str, separated: Collection[str]) -> list[str]:
-    """Parameters that ``name`` may have been before: itself, or what it was merged or separated from."""
-    layer, _, leaf = name.rpartition(".")
-    owner = layer.rpartition(".")[0]
-    if owner in separated:
-        layer = owner
-    return [f"{layer}.{leaf}", f"{layer}.basis.weight" if leaf == "weight" else f"{layer}.coefficient.{leaf}"]
+def _made_from(name: str, origins: Mapping[str, str]) -> list[str]:
+    """Parameters that ``name`` may have been before: itself, or what it was made or merged from."""
+    origin = origins.get(name, name)
+    layer, _, leaf = origin.rpartition(".")
+    return [origin, f"{layer}.basis.weight" if leaf == "weight" else f"{layer}.coefficient.{leaf}"]

@@ -8,7 +8,6 @@ term its cost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,40 +15,13 @@ import scipy.sparse as sparse
 from numpy.typing import NDArray
 
 from edp_fx.compressor.elements import Elements
+from edp_fx.compressor.savings import MaskSavings
 
 if TYPE_CHECKING:
     from edp_fx.cost import CostModel
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Look:
-    """Prices as seen from one mask.
-
-    Attributes:
-        marginal: cost saved by removing one more element of each group [groups].
-    """
-
-    marginal: Floats
-    scale: float
-    groups: NDArray[np.int64]
-    two: Floats
-    merged: Floats
-    slope: Floats
-
-    def rank_savings(self, group: int, spare: int) -> Floats:
-        """Cost saved by removing 1 … ``spare`` of the ranks present of a group (by its position).
-
-        A pair costs in proportion to its rank and at most what the merged layer costs: the first removals may
-        save nothing.
-        """
-        mine = self.groups == group
-        two, merged = self.two[mine], self.merged[mine]
-        removed = np.arange(1, spare + 1, dtype=np.float64)[:, None]
-        later = np.minimum(two - removed * self.slope[mine], merged)
-        return (np.minimum(two, merged) - later).sum(axis=1) * self.scale
 
 
 class Prices:
@@ -140,19 +112,19 @@ class Prices:
         three = terms[self.plain :].reshape(-1, 3)
         return terms[: self.plain], three[:, 0] + three[:, 1], three[:, 2]
 
-    def apart(self, alive: Flags) -> Flags:
+    def as_two(self, alive: Flags) -> Flags:
         """Which pairs are cheaper as two layers [pairs]."""
         _, two, merged = self._units(self._terms(self._alive(alive)))
         return two < merged
 
-    def total(self, alive: Flags, apart: Flags | None = None) -> float:
-        """Cost of the network with only ``alive`` elements [n], the pairs ``apart`` as two layers; every pair at the
+    def total(self, alive: Flags, as_two: Flags | None = None) -> float:
+        """Cost of the network with only ``alive`` elements [n], the pairs ``as_two`` as two layers; every pair at the
         cheaper of its two forms where None."""
         plain, two, merged = self._units(self._terms(self._alive(alive)))
-        best = np.minimum(two, merged) if apart is None else np.where(apart, two, merged)
+        best = np.minimum(two, merged) if as_two is None else np.where(as_two, two, merged)
         return float((plain.sum() + best.sum()) * self.scale)
 
-    def look(self, alive: Flags | Floats) -> Look:
+    def savings(self, alive: Flags | Floats) -> MaskSavings:
         """What every group's elements save, seen from ``alive``."""
         axes = self._alive(alive)
         plain, two, merged = self._units(self._terms(axes))
@@ -165,7 +137,7 @@ class Prices:
         after[self.touch_pair] = np.minimum(three[0] + three[1], three[2])
         saved = np.bincount(self.touch_group, best[self.touch_unit] - after, minlength=len(self.elements.groups))
         slope = two[units] - three[0] - three[1]
-        return Look(np.maximum(0.0, saved) * self.scale, self.scale, groups, two[units], merged[units], slope)
+        return MaskSavings(np.maximum(0.0, saved) * self.scale, self.scale, groups, two[units], merged[units], slope)
 
     def _shortened(self, axes: Floats, terms: NDArray[np.int64], groups: NDArray[np.int64]) -> Floats:
         """Cost of ``terms[i]`` with one element less of ``groups[i]``."""

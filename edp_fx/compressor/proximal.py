@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from edp_fx.compressor.elements import Elements, Site
+from edp_fx.compressor.elements import Elements
 from edp_fx.compressor.factors import factors
 from edp_fx.pairs import Pair
 
@@ -24,23 +24,8 @@ class Proximal:
     def __init__(self, elements: Elements, strength: float) -> None:
         self.elements = elements
         self.strength = torch.tensor(strength)
-        kinds = [group.kind for group in elements.groups]
-        ranks = torch.tensor([kind == "rank" for kind in kinds])[torch.from_numpy(elements.group_of)]
-        is_rank = torch.cat([ranks, torch.zeros(1, dtype=torch.bool)])
-        self.sites = tuple(self._penalised(is_rank))
+        self.sites = elements.penalised
         self.size: Tensor | None = None
-
-    def _penalised(self, is_rank: Tensor) -> list[Site]:
-        """Columns of C for ranks; rows, scales and shifts for channels."""
-        result = []
-        n = self.elements.n
-        for site in self.elements.sites:
-            columns = is_rank[site.index]
-            mine = columns if site.role == "consumer" else ~columns & (site.role in ("producer", "affine"))
-            index = torch.where(mine & (site.index < n), site.index, n)
-            if bool((index < n).any()):
-                result.append(Site(site.parameter, site.axis, f"penalised {site.role}", index))
-        return result
 
     @torch.no_grad()
     def step(self, parameters: Mapping[str, nn.Parameter], lr: float) -> Tensor:

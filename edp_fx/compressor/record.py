@@ -13,7 +13,7 @@ from edp_fx.compressor.factors import factors
 from edp_fx.pairs import Pair
 
 if TYPE_CHECKING:
-    from edp_fx.compressor.survey import Survey
+    from edp_fx.compressor.candidates import Candidates
 
 Shapes = dict[str, dict[str, Any]]
 
@@ -59,7 +59,9 @@ def changes(before: Shapes, after: Shapes) -> list[dict[str, Any]]:
     return records
 
 
-def refusals(gm: fx.GraphModule, survey: Survey, kinds: Sequence[str], allow_inexact: bool) -> list[dict[str, str]]:
+def refusals(
+    gm: fx.GraphModule, candidates: Candidates, kinds: Sequence[str], allow_inexact: bool
+) -> list[dict[str, str]]:
     """Everything that was left alone: by the front end, by the passes, and groups that may not be pruned."""
     found: dict[tuple[str, str], None] = {}
     trace_report = gm.meta.get("edp_fx.trace")
@@ -68,13 +70,13 @@ def refusals(gm: fx.GraphModule, survey: Survey, kinds: Sequence[str], allow_ine
     for report in gm.meta.get("edp_fx.reports", ()):
         for refusal in report.refused:
             found[refusal.node, refusal.reason] = None
-    for group in survey.graph.groups:
+    for group in candidates.graph.groups:
         if not group.producers:
             continue  # the channels of the images
         if group.frozen is not None:
             found[group.name, group.frozen] = None
         elif group.kind in kinds and not group.exact and not allow_inexact:
             found[group.name, "removal is not exact: " + "; ".join(group.inexact_reasons)] = None
-        elif group in survey.untrained:
-            found[group.name, "a layer that reads it is not trained: no gradient weighs it"] = None
+    for one in candidates.untrained:
+        found[one.name, f"what weighs it as {one.kind} is not trained: it has no gradient"] = None
     return [{"node": node, "reason": reason} for node, reason in found]

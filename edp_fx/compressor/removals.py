@@ -13,18 +13,11 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
-def aligned_floors(floors: NDArray, sizes: Indices, multiple: int) -> Indices:
-    """Floors of at least 1, and in every group of more than ``multiple`` elements a multiple or the whole group."""
-    least = np.maximum(1, floors).astype(np.int64)
-    up = -(-least // multiple) * multiple
-    return np.where(sizes > multiple, np.minimum(sizes, up), least)
-
-
-def block_ends(present: int, spare: int, multiple: int) -> Indices:
-    """Where the blocks of a group's ``spare`` (at least one) elements end, so that what is left of ``present`` is a
-    multiple after each, or the least that stays."""
-    ends = np.arange(present % multiple or multiple, spare, multiple, dtype=np.int64)
-    return np.append(ends, spare)
+def block_ends(present: int, removable: int, multiple: int) -> Indices:
+    """Where the blocks of a group's ``removable`` (at least one) elements end, so that what is left of ``present`` is
+    a multiple after each, or the least that stays."""
+    ends = np.arange(present % multiple or multiple, removable, multiple, dtype=np.int64)
+    return np.append(ends, removable)
 
 
 @dataclass(frozen=True)

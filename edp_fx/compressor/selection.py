@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from edp_fx.compressor.elements import Elements
 from edp_fx.compressor.prices import Prices
-from edp_fx.compressor.removals import Removals, block_ends, hull_prices
+from edp_fx.compressor.removals import Removals, block_ends
+from edp_fx.compressor.savings import LAST, Savings
 
 Flags = NDArray[np.bool_]
 Scores = NDArray[np.float64]
 COARSE = 0.005  # an overshoot below this share of the target is left as it is
 RETRIES = 96  # how often a choice that overshoots is made anew without what overshot
-LAST = 1e-6  # share of its cost that an element is taken to save where it saves no work
 REPAIRS = 96  # how many of the last chosen are tried for giving back
 
 
@@ -28,10 +28,8 @@ class Selector:
         prices: what the network costs under a mask, and what each group's elements save.
         floors: the fewest elements each group keeps [groups].
         work: what is saved, for comparing elements and the forms of pairs; ``prices`` where None.
-        widths: how many of the channels of the network as it came each channel stands for [n], 0 for other elements.
-            Prices are then, but for branches, those at the widths as they came: at present widths the thinner of two
-            factors of a product is the cheaper to thin, and greedy choice runs into wide streams between starved
-            layers.
+        widths: how many of the channels of the network as it came each channel stands for [n], 0 for elements that make
+            nothing thinner. Elements are then compared at the widths as they came.
         align: elements of a group of more go, and are given back, in blocks that leave a multiple of so many.
     """
 
@@ -46,7 +44,7 @@ class Selector:
         """Cost of the network with only ``alive`` elements."""
         if self.work is None:
             return self.prices.total(alive)
-        return self.prices.total(alive, self.work.apart(alive))
+        return self.prices.total(alive, self.work.as_two(alive))
 
     def least(self, importance: Scores | None = None) -> float:
         """Cost with every group at its floor."""
@@ -63,12 +61,12 @@ class Selector:
             alive[order[: self.floors[number]]] = True
         return alive
 
-    def within_floors(self, unwanted: Flags, alive: Flags) -> Flags:
-        """As many of ``unwanted`` [n] as leave every group of ``alive`` its floor, in whole blocks."""
-        elements, result = self.elements, unwanted.copy()
+    def within_floors(self, zero: Flags, alive: Flags) -> Flags:
+        """As many of ``zero`` [n] as leave every group of ``alive`` its floor, in whole blocks."""
+        elements, result = self.elements, zero.copy()
         for number, (start, stop) in enumerate(zip(elements.offsets[:-1], elements.offsets[1:])):
             present = int(alive[start:stop].sum())
-            mine = start + np.flatnonzero(unwanted[start:stop])
+            mine = start + np.flatnonzero(zero[start:stop])
             allowed = min(len(mine), max(0, present - int(self.floors[number])))
             if allowed:
                 ends = np.append(0, block_ends(present, present, self.multiple(number)))
@@ -148,37 +146,34 @@ class Selector:
     def _removals(self, alive: Flags, importance: Scores) -> Removals:
         """Candidates from the cheapest loss per cost saved to the dearest."""
         elements = self.elements
-        seen = alive if self.widths is None else np.maximum(alive, self.widths)
-        look = (self.work or self.prices).look(seen)
-        saved = look.marginal
-        branch = elements.kinds == "branch"
-        if self.widths is not None and branch.any():  # a branch goes as a whole, and so does what it costs by now
-            saved = np.where(branch, (self.work or self.prices).look(alive).marginal, saved)
-        if self.work is not None:  # what saves cost but no work goes last
-            saved = np.maximum(saved, LAST * self.prices.look(seen).marginal)
+        savings = self._savings(alive)
         blocks = []
-        for number, group in enumerate(elements.groups):
+        for number, kind in enumerate(elements.kinds):
             start, stop = elements.offsets[number], elements.offsets[number + 1]
             present = start + np.flatnonzero(alive[start:stop])
-            spare = len(present) - int(self.floors[number])
-            if spare <= 0:
+            removable = len(present) - int(self.floors[number])
+            if removable <= 0:
                 continue
-            ranked = present[np.argsort(importance[present], kind="stable")][:spare]
-            ends = block_ends(len(present), spare, self.multiple(number))
+            ranked = present[np.argsort(importance[present], kind="stable")][:removable]
+            ends = block_ends(len(present), removable, self.multiple(number))
             loss = np.add.reduceat(np.maximum(importance[ranked], 0.0), np.append(0, ends[:-1]))
-            if group.kind == "rank":
-                price = hull_prices(np.cumsum(loss), look.rank_savings(number, spare)[ends - 1])
-            else:
-                price = _ratio(loss / np.diff(ends, prepend=0), float(saved[number]))
-            price = np.maximum.accumulate(price)  # they ascend but for rounding
-            wanted = int(np.isfinite(price).sum())
-            if wanted:
-                blocks.append((number, ranked, ends[:wanted], loss[:wanted], price[:wanted]))
+            price = np.maximum.accumulate(kind.prices(savings, number, loss, ends))  # they ascend but for rounding
+            paying = int(np.isfinite(price).sum())
+            if paying:
+                blocks.append((number, ranked, ends[:paying], loss[:paying], price[:paying]))
         return Removals.by_price(blocks)
+
+    def _savings(self, alive: Flags) -> Savings:
+        prices = self.work or self.prices
+        seen = alive if self.widths is None else np.maximum(alive, self.widths)
+        reference = prices.savings(seen)
+        # what saves cost but no work goes last
+        least = np.zeros(len(self.elements.kinds)) if self.work is None else LAST * self.prices.savings(seen).marginal
+        return Savings(reference, lambda: reference if self.widths is None else prices.savings(alive), least)
 
     def multiple(self, group: int) -> int:
         """Of how many elements the blocks of a group are."""
-        return self.align if self.elements.sizes[group] > self.align else 1
+        return self.elements.kinds[group].block(int(self.elements.sizes[group]), self.align)
 
     def _give_back(self, before: Flags, alive: Flags, importance: Scores, target: float) -> Flags:
         """``alive`` with whole blocks of ``before``, the one with the most important element first, while they fit."""
@@ -207,7 +202,3 @@ def without(alive: Flags, elements: NDArray[np.int64]) -> Flags:
     left = alive.copy()
     left[elements] = False
     return left
-
-
-def _ratio(loss: Scores, saved: float) -> Scores:
-    return loss / saved if saved > 0 else np.full(len(loss), np.inf)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import fx
 
 from edp_fx.channels import ChannelGraph
 from edp_fx.channels.counts import Keep
-from edp_fx.channels.kernels import Kernels
-from edp_fx.channels.residuals import Branch
 from edp_fx.cost.latency import MeasuredChoice, latency_terms
 from edp_fx.cost.terms import (
     PairTerms,
     Term,
+    Terms,
     mac_terms,
     parameter_terms,
-    with_branches,
-    with_kernels,
     with_positions,
     with_traffic,
 )
@@ -53,9 +50,7 @@ class CostModel:
             from trained ones) or ``"latency"`` (milliseconds of one batch of ``table.batch``, see
             :func:`edp_fx.cost.latency.latency_terms` for how they follow the sizes).
         table: measures layers for ``"latency"``; ``LatencyTable()`` where None.
-        kernels: layers that cost what a depthwise and a pointwise layer cost where a keep-set leaves their kernels out
-            (by MACs).
-        branches: what costs nothing where a keep-set leaves it out (by MACs).
+        changes: what the terms become one after the other by what may go, beside indices of axes.
         traffic: added for every number that a layer puts out (by MACs).
         position: added for every position of what a layer puts out, be its channels as few as they will; once for what
             may become two layers (by MACs).
@@ -71,8 +66,7 @@ class CostModel:
         graph: ChannelGraph,
         metric: str = "macs",
         table: LatencyTable | None = None,
-        kernels: Sequence[Kernels] = (),
-        branches: Sequence[Branch] = (),
+        changes: Sequence[Callable[[Terms], Terms]] = (),
         traffic: float = 0.0,
         position: float = 0.0,
     ) -> None:
@@ -90,8 +84,10 @@ class CostModel:
             self.table = table or LatencyTable()
             terms = latency_terms(gm, graph, self.table)
             self._measured = MeasuredChoice(gm, graph.analysis.node_shapes, self.table)
-        terms = with_kernels(with_positions(terms, position), kernels)
-        self._plain, self._pairs = with_traffic(with_branches(terms, branches), traffic)
+        terms = with_positions(terms, position)
+        for change in changes:
+            terms = change(terms)
+        self._plain, self._pairs = with_traffic(terms, traffic)
         self.dense = self.total({})
 
     @property
@@ -117,10 +113,10 @@ class CostModel:
         for pair in self._pairs:
             by_name.setdefault(pair.name, []).append(pair)
 
-        def cheaper_apart(name: str, module: Pair) -> bool:
+        def cheaper_as_two(name: str, module: Pair) -> bool:
             found = by_name.get(name)
             if found is None:
                 return by_weights(name, module)
             return sum(one.apart(keep) for one in found) < sum(one.merged.cost(keep) for one in found)
 
-        return cheaper_apart
+        return cheaper_as_two

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +10,6 @@ from torch import Tensor, fx
 
 from edp_fx.channels import ChannelGraph
 from edp_fx.channels.counts import AxisCount, Keep
-from edp_fx.channels.kernels import Kernels
-from edp_fx.channels.residuals import Branch
 from edp_fx.pairs import Pair
 
 
@@ -63,51 +60,6 @@ class PairTerms:
 
 
 Terms = tuple[list[Term], list[PairTerms]]
-
-
-def with_kernels(terms: Terms, kernels: Sequence[Kernels]) -> Terms:
-    """``terms`` where each layer whose kernels are left out costs what a depthwise and a pointwise layer cost."""
-    of_node = {node: one for one in kernels for node in one.nodes}
-    kept = {one: (AxisCount(0.0, {one.id: np.ones(1)}),) for one in kernels}
-    plain, pairs = [], []
-
-    def add_separate(term: Term, one: Kernels) -> None:
-        gone = (AxisCount(1.0, {one.id: -np.ones(1)}),)
-        inputs, outputs = term.axes[0], term.axes[-1]
-        # what a layer costs once, its positions, stays with the second
-        plain.append(replace(term, axes=(inputs,), overhead=0.0, gates=gone))
-        plain.append(replace(term, constant=term.constant / one.taps, axes=(inputs, outputs), gates=gone))
-
-    for term in terms[0]:
-        one = of_node.get(term.node)
-        if one is not None:
-            add_separate(term, one)
-            term = replace(term, gates=kept[one])
-        plain.append(term)
-    for pair in terms[1]:
-        one = of_node.get(pair.basis.node)
-        if one is not None:
-            add_separate(pair.merged, one)
-            parts = (replace(term, gates=kept[one]) for term in (pair.basis, pair.coefficient, pair.merged))
-            pair = PairTerms(pair.name, *parts)
-        pairs.append(pair)
-    return plain, pairs
-
-
-def with_branches(terms: Terms, branches: Sequence[Branch]) -> Terms:
-    """``terms`` where what stands in a branch that is left out costs nothing."""
-    gates: dict[str, tuple[AxisCount, ...]] = {}
-    for one in branches:
-        gate = AxisCount(0.0, {one.id: np.ones(1)})
-        for node in one.nodes:
-            gates[node] = (*gates.get(node, ()), gate)
-
-    def gated(term: Term) -> Term:
-        return replace(term, gates=(*term.gates, *gates.get(term.node, ())))
-
-    return [gated(term) for term in terms[0]], [
-        PairTerms(pair.name, gated(pair.basis), gated(pair.coefficient), gated(pair.merged)) for pair in terms[1]
-    ]
 
 
 def with_traffic(terms: Terms, number: float) -> Terms:

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 import edp_fx
 from edp_fx.compressor.elements import Elements
-from edp_fx.compressor.removals import aligned_floors
+from edp_fx.compressor.kinds import KINDS
 from edp_fx.compressor.selection import Selector
 from edp_fx.errors import BudgetError
 from edp_fx.inputs import randomize_
@@ -179,14 +179,16 @@ class Count:
     def total(self, alive: np.ndarray) -> float:
         return float(alive.sum())
 
-    def look(self, alive: np.ndarray) -> object:
+    def savings(self, alive: np.ndarray) -> object:
         return SimpleNamespace(marginal=np.ones(3))
 
 
 def test_floors_are_multiples_where_groups_are_larger() -> None:
-    floors = aligned_floors(np.array([0.0, 3.0, 9.0, 12.0, 2.0]), np.array([64, 64, 64, 13, 8]), 8)
-    assert floors.tolist() == [8, 8, 16, 13, 2]
-    assert aligned_floors(np.array([0.0, 3.2]), np.array([64, 64]), 1).tolist() == [1, 3]
+    floor = KINDS["channel"].floor
+    sizes = (64, 64, 64, 13, 8)
+    assert [floor(*one, 8) for one in zip((0.0, 3.0, 9.0, 12.0, 2.0), sizes)] == [8, 8, 16, 13, 2]
+    assert [floor(0.0, 64, 1), floor(3.2, 64, 1)] == [1, 3]
+    assert KINDS["branch"].floor(1.0, 1, 8) == 0
 
 
 def test_alignment_that_cannot_be_had_is_refused_in_one_line() -> None:

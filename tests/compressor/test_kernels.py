@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import edp_fx
 from edp_fx.channels.kernels import beyond_one_kernel, find_kernels, one_kernel
 from edp_fx.compressor import Budget, Compressor
+from edp_fx.compressor.kinds.kernel import with_kernels
 from edp_fx.cost import CostModel, measure
 from edp_fx.inputs import randomize_
 from edp_fx.passes.separate import SeparateConvs
@@ -123,7 +125,7 @@ def test_a_separated_layer_costs_what_its_two_layers_cost(form: Callable[..., to
     gm = form(edp_fx.trace(networks.resnet20(), x))
     layers = find_kernels(gm)
     assert len(layers) == 19
-    cost = CostModel(gm, edp_fx.analyze(gm, x), kernels=layers)
+    cost = CostModel(gm, edp_fx.analyze(gm, x), changes=[partial(with_kernels, kernels=layers)])
     assert cost.dense == measure(networks.resnet20(), x).macs
     chosen = layers[3:9]
     predicted = cost.total({layer.id: torch.zeros(1).numpy() for layer in chosen})
@@ -191,7 +193,7 @@ def test_channels_between_separated_layers_keep_their_floor() -> None:
     for _ in range(40):
         train(compressor, 1)
         channels = [group.kind == "channel" for group in compressor.elements.groups]
-        floors.append(compressor.floors[channels].tolist())
+        floors.append(compressor.progress.floors[channels].tolist())
     assert sum(layer["form"] == "separate" for layer in compressor.layers()) >= 2
     assert floors[0] and all(step == floors[0] for step in floors)
 

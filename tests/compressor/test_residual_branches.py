@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 import edp_fx
 from edp_fx.channels.residuals import find_branches
 from edp_fx.compressor import Budget, Compressor
+from edp_fx.compressor.kinds.branch import with_branches
 from edp_fx.cost import CostModel, measure
 from edp_fx.inputs import randomize_
 from edp_fx.passes.branches import DropBranches, RemoveDeadBranches
@@ -76,7 +78,7 @@ def test_a_branch_that_is_left_out_costs_nothing() -> None:
     graph = edp_fx.analyze(gm, x)
     branches = find_branches(gm, graph)
     assert len(branches) == 7  # of nine blocks two have a convolution beside them
-    cost = CostModel(gm, graph, branches=branches)
+    cost = CostModel(gm, graph, changes=[partial(with_branches, branches=branches)])
     assert cost.dense == measure(networks.resnet20(), x).macs
     chosen = branches[1::2]
     predicted = cost.total({one.id: np.zeros(1) for one in chosen})

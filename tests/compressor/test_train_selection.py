@@ -13,6 +13,7 @@ from torch import nn
 import edp_fx
 from edp_fx.compressor.budget import Budget, check_reachable
 from edp_fx.compressor.elements import Elements
+from edp_fx.compressor.kinds.base import Applied
 from edp_fx.compressor.method import Method
 from edp_fx.compressor.prices import Prices
 from edp_fx.compressor.removals import hull_prices
@@ -77,7 +78,7 @@ def test_elements_are_found_again_after_pruning() -> None:
         ["a.weight", "b.weight"],
     )
     kept = {"a.weight": {0: np.array([2, 3])}, "b.weight": {1: np.array([1, 2])}}
-    assert before.carried(after, kept).tolist() == [2, 1]
+    assert before.carried(after, Applied(kept=kept)).tolist() == [2, 1]
 
 
 def test_hull_prices_first_removals_that_save_nothing_with_those_that_pay() -> None:
@@ -150,7 +151,7 @@ def test_prices_agree_with_the_cost_model(priced: Any) -> None:
             start, stop = elements.offsets[number], elements.offsets[number + 1]
             if one.kind != "rank" or alive[start:stop].sum() < 2:
                 continue
-            saved = prices.look(alive).rank_savings(number, int(alive[start:stop].sum()) - 1)
+            saved = prices.savings(alive).of_ranks(number, int(alive[start:stop].sum()) - 1)
             fewer = alive.copy()
             for index, element in enumerate(start + np.flatnonzero(alive[start:stop])[:-1]):
                 fewer[element] = False
@@ -161,7 +162,7 @@ def test_prices_agree_with_the_cost_model(priced: Any) -> None:
 def test_marginal_is_the_cost_of_one_element(priced: Any) -> None:
     _, elements, prices = priced
     alive = np.ones(elements.n, dtype=bool)
-    marginal = prices.look(alive).marginal
+    marginal = prices.savings(alive).marginal
     for number, start in enumerate(elements.offsets[:-1]):
         fewer = alive.copy()
         fewer[start] = False
@@ -197,13 +198,13 @@ class Each:
     def __init__(self, saved: Any) -> None:
         self.saved = np.array(saved, dtype=float)
 
-    def total(self, alive: Any, apart: Any = None) -> float:
+    def total(self, alive: Any, as_two: Any = None) -> float:
         return float(alive.sum())
 
-    def apart(self, alive: Any) -> Any:
+    def as_two(self, alive: Any) -> Any:
         return np.zeros(0, dtype=bool)
 
-    def look(self, alive: Any) -> Any:
+    def savings(self, alive: Any) -> Any:
         return SimpleNamespace(marginal=self.saved)
 
 
@@ -222,10 +223,10 @@ class Own:
     def __init__(self, *costs: Any) -> None:
         self.costs = np.array(costs)
 
-    def total(self, alive: Any, apart: Any = None) -> float:
+    def total(self, alive: Any, as_two: Any = None) -> float:
         return float((self.costs * alive).sum())
 
-    def look(self, alive: Any) -> Any:
+    def savings(self, alive: Any) -> Any:
         return SimpleNamespace(marginal=self.costs)
 
 

@@ -114,7 +114,7 @@ def test_cost_by_latency_is_what_the_network_measures_and_prices_agree(tmp_path:
         alive = rng.random(elements.n) < share
         alive[elements.offsets[:-1]] = True
         assert prices.total(alive) == pytest.approx(cost.total(elements.split(alive)), rel=1e-12)
-    marginal = prices.look(alive).marginal
+    marginal = prices.savings(alive).marginal
     assert (marginal >= 0).all() and marginal.max() > 0
 
 
