@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -42,9 +42,28 @@ class Pass(ABC):
 
     ``requires`` checks the graph before, ``call`` transforms it, ``ensures`` checks the *result*. The first and
     the last raise :class:`~edp_fx.errors.PassError`, naming the node.
+
+    A pass with ``preserves`` promises the same function in evaluation mode. :class:`edp_fx.validation.Validator` holds
+    it to that, piece by piece (what :attr:`PassReport.rewritten` names), so such a pass puts new tensors into the
+    places of old ones instead of writing into these, and leaves alone the pieces named in ``leave``.
+
+    Attributes:
+        leave: pieces that stay as they are, and why.
     """
 
     name: ClassVar[str]
+    preserves: ClassVar[bool] = False
+    leave: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+
+    def leaves(self, piece: str, report: PassReport) -> bool:
+        """Whether a piece is to stay as it is, which the report then says."""
+        if piece in self.leave:
+            report.refuse(piece, self.leave[piece])
+        return piece in self.leave
+
+    def pieces(self, report: PassReport) -> list[str]:
+        """What can be left out by itself of what ``report`` says was done."""
+        return report.rewritten
 
     @abstractmethod
     def requires(self, gm: fx.GraphModule) -> None:

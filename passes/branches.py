@@ -60,6 +60,7 @@ class RemoveDeadBranches(Pass):
     """
 
     name: ClassVar[str] = "remove_dead_branches"
+    preserves: ClassVar[bool] = True
 
     def requires(self, gm: fx.GraphModule) -> None:
         """Sums have shapes. Raises PassError naming the one that has none."""
@@ -76,6 +77,8 @@ class RemoveDeadBranches(Pass):
             elif is_sum(node):
                 kept = [one for one in node.args if one not in zero]
                 if len(kept) == 1 and isinstance(kept[0], fx.Node) and _shape(kept[0]) == _shape(node) is not None:
+                    if self.leaves(node.name, report):
+                        continue
                     _replace(gm, node, kept[0])
                     report.rewritten.append(node.name)
                 elif len(kept) == 1:

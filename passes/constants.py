@@ -27,6 +27,7 @@ class FoldConstants(Pass):
     """
 
     name: ClassVar[str] = "fold_constants"
+    preserves: ClassVar[bool] = True
 
     def requires(self, gm: fx.GraphModule) -> None:
         """Pairs are explicit: the weight of one called as a whole is computed. Raises PassError naming its node."""
@@ -48,6 +49,8 @@ class FoldConstants(Pass):
                 continue
             if isinstance(reader, _PLAIN_CONVS) and (reader.groups != 1 or any(_paddings(reader))):
                 report.refuse(node.name, "its zero padding would see the constant channels end at the border")
+                continue
+            if self.leaves(str(node.target), report):
                 continue
             _fold(chain, reader, _pair_of(gm, str(node.target)), constant)
             report.rewritten.append(str(node.target))
@@ -130,13 +133,17 @@ def _fold(chain: list[nn.Module], reader: nn.Module, pair: Pair | None, constant
         biased = pair.coefficient
         shift = _times(biased.weight, shift)  # type: ignore[arg-type]
     if isinstance(biased.bias, Tensor):
-        biased.bias.add_(shift)
+        biased.bias = _changed(biased.bias, biased.bias + shift)
     else:
         biased.bias = nn.Parameter(shift.clone(), requires_grad=weight.requires_grad)
     gone = constant != 0
-    weight[:, gone] = 0
+    reader.weight = _changed(weight, weight.index_fill(1, gone.nonzero().flatten(), 0))
     for module in chain:
-        vectors = [module.bias, module.weight] if isinstance(module, _BatchNorm) else [getattr(module, "bias", None)]
-        for vector in vectors:
+        for name in ("bias", "weight") if isinstance(module, _BatchNorm) else ("bias",):
+            vector = getattr(module, name, None)
             if isinstance(vector, Tensor):
-                vector[gone] = 0
+                setattr(module, name, _changed(vector, vector.masked_fill(gone, 0)))
+
+
+def _changed(old: Tensor, new: Tensor) -> nn.Parameter:
+    return nn.Parameter(new, requires_grad=old.requires_grad)

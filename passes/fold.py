@@ -24,6 +24,7 @@ class FoldBatchNorm(Pass):
     """
 
     name: ClassVar[str] = "fold_batch_norm"
+    preserves: ClassVar[bool] = True
 
     def requires(self, gm: fx.GraphModule) -> None:
         """Pairs are explicit: the norm behind one goes into its coefficient. Raises PassError naming the node."""
@@ -37,7 +38,7 @@ class FoldBatchNorm(Pass):
         calls = [str(node.target) for node in gm.graph.nodes if node.op == "call_module"]
         for node in list(gm.graph.nodes):
             norm = called_module(gm, node)
-            if not isinstance(norm, _BatchNorm):
+            if not isinstance(norm, _BatchNorm) or self.leaves(node.name, report):
                 continue
             source = node.args[0]
             layer = called_module(gm, source)

@@ -63,6 +63,7 @@ class FusePairs(Pass):
     """Make each explicit pair one node, which computes W = C·B and runs one layer: for training."""
 
     name: ClassVar[str] = "fuse_pairs"
+    preserves: ClassVar[bool] = True
 
     def requires(self, gm: fx.GraphModule) -> None:
         """The halves of a pair are called one after the other, or not at all. Raises PassError naming the half."""
@@ -77,6 +78,8 @@ class FusePairs(Pass):
             if _pair_of(gm, node) is None:
                 continue
             home = str(node.target).removesuffix(".basis")
+            if self.leaves(home, report):
+                continue
             coefficient = next(iter(node.users))
             with gm.graph.inserting_before(coefficient):
                 call = gm.graph.call_module(home, node.args, node.kwargs)
@@ -102,6 +105,7 @@ class UnfusePairs(Pass):
     """Make each pair that is one node two again, ``NAME.basis`` and ``NAME.coefficient``: for analysis."""
 
     name: ClassVar[str] = "unfuse_pairs"
+    preserves: ClassVar[bool] = True
 
     def requires(self, gm: fx.GraphModule) -> None:
         """A pair takes one tensor. Raises PassError naming the node that gives it something else."""
@@ -117,7 +121,7 @@ class UnfusePairs(Pass):
                 continue
             home = str(node.target)
             pair = gm.get_submodule(home)
-            if not isinstance(pair, Pair):
+            if not isinstance(pair, Pair) or self.leaves(home, report):
                 continue
             with gm.graph.inserting_before(node):
                 basis = gm.graph.call_module(f"{home}.basis", node.args, node.kwargs)

@@ -39,6 +39,7 @@ class InsertPairs(Pass):
     """
 
     name: ClassVar[str] = "insert"
+    preserves: ClassVar[bool] = True
 
     layers: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
@@ -117,7 +118,7 @@ class InsertPairs(Pass):
     # Choice ----------------------------------------------------------------------------------------------------
 
     def _wanted(self, site: Site, report: PassReport) -> bool:
-        reason = site.refusal or self._refusal(site.name, site.geometry, site.weight)
+        reason = self.leave.get(site.name) or site.refusal or self._refusal(site.name, site.geometry, site.weight)
         if reason is not None:
             report.refuse(site.name, reason)
         return reason is None
@@ -210,7 +211,7 @@ class InsertPairs(Pass):
                 if plain_kind(layer) is None:
                     reason = f"{type(layer).__name__} inside an opaque module computes its weight or padding itself"
                 else:
-                    reason = self._refusal(name, Geometry.of(layer), layer.weight)
+                    reason = self.leave.get(name) or self._refusal(name, Geometry.of(layer), layer.weight)
                 if reason is None:
                     pair = Pair.from_layer(layer, self.start, self.rank, self.energy)
                     reason = _swap(gm, node, leaf, path, pair)
@@ -303,23 +304,3 @@ def _drop_orphans(gm: fx.GraphModule, names: set[str]) -> None:
             continue
         owner._parameters.pop(leaf, None)
         owner._buffers.pop(leaf, None)
-
-
-def insert(gm: fx.GraphModule, **options: Any) -> fx.GraphModule:
-    """Insert compressed-aware pairs into a traced graph; the options are the fields of :class:`InsertPairs`.
-
-    The report is appended to ``gm.meta["edp_fx.reports"]``.
-
-    Raises:
-        PassError: an unknown option or value.
-    """
-    known = InsertPairs.__dataclass_fields__
-    for option in options:
-        if option not in known:
-            raise PassError(f"insert: unknown option {option!r}; choose from {', '.join(known)}")
-    for option in ("layers", "exclude", "types"):
-        if isinstance(options.get(option), str):
-            options[option] = (options[option],)
-    result = InsertPairs(**options)(gm)
-    result.graph_module.meta.setdefault("edp_fx.reports", []).append(result.report)
-    return result.graph_module

@@ -34,6 +34,7 @@ class MergePairs(Pass):
     """
 
     name: ClassVar[str] = "merge_pairs"
+    preserves: ClassVar[bool] = True
     keep_pair: Chooser = by_weights
 
     def requires(self, gm: fx.GraphModule) -> None:
@@ -52,6 +53,8 @@ class MergePairs(Pass):
                 paths.setdefault(id(module), []).append(path)
         for key, pair in pairs.items():
             name = next((path for path in paths[key] if path in called), paths[key][0])
+            if any(self.leaves(path, report) for path in paths[key]):
+                continue
             if self.keep_pair(name, pair):
                 report.refuse(name, f"rank {pair.rank} is cheaper as two layers")
                 continue

@@ -54,9 +54,17 @@ class Prune(Pass):
                         "analysed; analyze the graph as it is now"
                     )
 
+    def pieces(self, report: PassReport) -> list[str]:
+        """Each group that loses something."""
+        return [self._piece(number) for number in self.graph.analysis.check_keep(self.keep)]
+
+    def _piece(self, number: int) -> str:
+        return f"{self.graph.group(number).name} (group {number})"
+
     def call(self, gm: fx.GraphModule) -> PassResult:
         report = PassReport(self.name)
         keep = self.graph.analysis.check_keep(self.keep)
+        keep = {number: kept for number, kept in keep.items() if not self.leaves(self._piece(number), report)}
         kept = self.graph.analysis.parameter_keep(keep)
         report.facts["kept"] = kept
         if not kept:
@@ -80,6 +88,13 @@ class Prune(Pass):
             for axis, indices in axes.items():
                 if shape[axis] != len(indices):
                     raise PassError(f"{self.name}: {name!r} is {tuple(shape)}, axis {axis} should be {len(indices)}")
+
+
+@dataclass(frozen=True)
+class PruneDead(Prune):
+    """Of elements that are exactly zero, whose removal changes nothing."""
+
+    preserves: ClassVar[bool] = True
 
 
 def slice_state(module: nn.Module, kept: Kept) -> set[str]:

@@ -24,11 +24,13 @@ class ChannelGraph:
         gm: the network analysed, as a graph.
         example_inputs: what it was analysed on.
         analysis: what the passes read; nobody who only looks needs it.
+        unproved: why pruning could not be compared with masked execution; None where it was, or was not to be.
     """
 
     gm: fx.GraphModule
     example_inputs: tuple[Any, ...]
     analysis: Analysis
+    unproved: str | None = None
 
     @property
     def groups(self) -> list[Group]:

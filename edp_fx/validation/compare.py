@@ -73,7 +73,8 @@ def relative(reference: list[Tensor], other: list[Tensor]) -> float:
     for a, b in zip(reference, other):
         if a.numel() == 0:
             continue
-        difference = float((a - b).masked_fill(a == b, 0).abs().max())  # infinities, as bounds in buffers, too
+        same = (a == b) | (a.isnan() & b.isnan())  # infinities, as bounds in buffers, too
+        difference = float((a - b).masked_fill(same, 0).abs().max())
         if difference != difference or difference == float("inf"):
             return float("inf")
         finite = a[a.isfinite()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edp_fx.channels import ChannelGraph
+from edp_fx.frontend.running import attribute
+from edp_fx.inputs import eval_mode
 from edp_fx.leaves import tensors_of
 from edp_fx.passes.prune import prune
+from edp_fx.validation.undo import swapped
 
 aten = torch.ops.aten
 Inputs = tuple[Any, ...]
@@ -41,24 +45,28 @@ def random_keep(
 
 def zero_members(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], roles: tuple[str, ...]) -> None:
     """Zero, in place, the removed slices of every parameter that has one of ``roles`` in a group."""
+    for tensor, axis, gone in _removed(gm, graph, keep, roles):
+        tensor.detach().index_fill_(axis, gone, 0)
+
+
+def _removed(
+    gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], roles: tuple[str, ...]
+) -> Iterator[tuple[Tensor, int, Tensor]]:
+    """Parameters and buffers, each with an axis and the indices that go; statistics are no slices to zero."""
     for group_id, kept in keep.items():
         for member in graph.group(group_id).members:
-            if member.role not in roles:
-                continue
-            if member.parameter.endswith(("running_mean", "running_var")):
-                continue
-            tensor = (
-                gm.get_parameter(member.parameter)
-                if _is_parameter(gm, member.parameter)
-                else gm.get_buffer(member.parameter)
-            )
-            gone = (member.owner >= 0) & ~kept[member.owner]
-            tensor.detach().index_fill_(member.axis, torch.from_numpy(np.flatnonzero(gone)), 0)
+            if member.role in roles and not member.parameter.endswith(("running_mean", "running_var")):
+                tensor = attribute(gm, member.parameter)
+                gone = np.flatnonzero((member.owner >= 0) & ~kept[member.owner])
+                yield tensor, member.axis, torch.from_numpy(gone).to(tensor.device)
 
 
-def _is_parameter(gm: fx.GraphModule, name: str) -> bool:
-    path, _, leaf = name.rpartition(".")
-    return leaf in gm.get_submodule(path)._parameters
+def _zeroed(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray]) -> dict[int, Tensor]:
+    """By id, what is to be in the places of the members of groups that lose elements."""
+    found: dict[int, Tensor] = {}
+    for tensor, axis, gone in _removed(gm, graph, keep, ("producer", "consumer", "affine", "other")):
+        found.setdefault(id(tensor), tensor.detach().clone()).index_fill_(axis, gone, 0)
+    return found
 
 
 class Masked(TorchDispatchMode):
@@ -132,12 +140,10 @@ class _Runner(fx.Interpreter):
 
 
 def masked_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], inputs: Inputs) -> list[Tensor]:
-    """The zeroed, unpruned network with mixing operations on kept channels."""
-    zeroed = copy.deepcopy(gm).eval()
-    zero_members(zeroed, graph, keep, ("producer", "consumer", "affine", "other"))
+    """The zeroed, unpruned network with mixing operations on kept channels. The one given stays as it is."""
     mode = Masked(graph, keep)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:
-        return tensors_of(_Runner(zeroed, mode).run(*inputs))
+    with eval_mode(gm), swapped(gm, _zeroed(gm, graph, keep)), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:
+        return tensors_of(_Runner(gm, mode).run(*inputs))
 
 
 def pruned_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], inputs: Inputs) -> list[Tensor]:

@@ -1,0 +1,155 @@
+"""The groups of an analysis proved on the network itself: pruned at random, it must compute what it does masked."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from edp_fx.channels import ChannelGraph
+from edp_fx.channels.analysis import Analysis
+from edp_fx.errors import PassError
+from edp_fx.inputs import device_of, randomize_
+from edp_fx.passes.prune import prune
+from edp_fx.validation.compare import last_bit
+from edp_fx.validation.masking import difference, masked_run, plain_run, random_keep
+from edp_fx.validation.precision import computes_in_single, in_double
+from edp_fx.validation.samples import calibrate, random_inputs, small_inputs
+from edp_fx.validation.search import to_blame
+from edp_fx.validation.undo import Undo
+
+SHARES = (0.8, 0.5)  # kept at random in the two rounds
+SINGLE = 1e-4  # of the output's standard deviation, in float32
+DOUBLE = 1e-8
+NOISE = 10.0  # times what the last bit of the inputs does
+CHEAP = 1e9  # multiply-accumulates of a run that is made in float64 at once
+SMALL = 150_000_000  # parameters of a network of which a copy in float64 is made
+Keep = dict[int, np.ndarray]
+
+
+def prove(graph: ChannelGraph) -> ChannelGraph:
+    """``graph`` with those groups frozen whose removal is not what masking says, and ``unproved`` where that cannot be
+    told. Its network stays as it is."""
+    if not graph.prunable:
+        return graph
+    home = device_of(graph.gm)
+    if home is None or home.type == "meta":
+        return replace(graph, unproved="the network has no data")
+    try:
+        sample = _Sample(graph, double=None)
+    except _Unproved as reason:
+        return replace(graph, unproved=str(reason))
+    frozen: dict[int, str] = {}
+    try:
+        for seed, share in enumerate(SHARES):
+            keep = {number: kept for number, kept in random_keep(graph, seed, share).items() if number not in frozen}
+            if sample.difference(keep) <= sample.least:
+                continue
+            if not sample.double and sample.parameters <= SMALL:
+                sample = _Sample(graph, double=True)
+            frozen.update(sample.to_blame(keep))
+    except _Unproved as reason:
+        return replace(graph, unproved=str(reason))
+    if not frozen:
+        return graph
+    groups = [replace(one, frozen=frozen[one.id]) if one.id in frozen else one for one in graph.groups]
+    return replace(graph, analysis=Analysis(graph.analysis.views, groups))
+
+
+class _Unproved(Exception):
+    """The proof cannot be made; says why."""
+
+
+class _Sample:
+    """A copy of the network with nothing left at its initial constant, and what it is run on.
+
+    Args:
+        graph: the analysis.
+        double: in float64, or not; where that is cheap if None.
+
+    Raises:
+        _Unproved: the network does not run on random inputs.
+    """
+
+    def __init__(self, graph: ChannelGraph, double: bool | None) -> None:
+        self.graph = graph
+        self.parameters = sum(one.numel() for one in graph.gm.parameters())
+        inputs = small_inputs(graph.gm, graph.example_inputs)
+        if inputs is None:
+            inputs = random_inputs(graph.example_inputs, torch.device("cpu"))
+            raise _Unproved(f"the network does not run on random inputs of shape {_shapes(inputs)}")
+        if double is None:
+            share = max(one.numel() for one in inputs) / max(one.numel() for one in graph.example_inputs)
+            macs = share * sum(site.macs({}) for site in graph.analysis.sites)
+            double = macs <= CHEAP and self.parameters <= SMALL
+        self.double = double
+        dtype = torch.float64 if double else torch.float32
+        self.network: fx.GraphModule = copy.deepcopy(graph.gm).to(dtype)
+        self.inputs = in_double(inputs) if double else tuple(x.float() if x.is_floating_point() else x for x in inputs)
+        self.least = DOUBLE if double else SINGLE
+        randomize_(self.network)
+        try:
+            calibrate(self.network, self.inputs)
+        except Exception as error:
+            raise _Unproved(f"the network does not run: {_line(error)}") from error
+        self.undo = Undo(self.network)
+        self._why: dict[int, str] = {}
+
+    def masked(self, keep: Keep, seed: int = 0, inputs: tuple[Tensor, ...] | None = None) -> list[Tensor]:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                return masked_run(self.network, self.graph, keep, inputs or self.inputs)
+        except Exception as error:
+            raise _Unproved(f"the network does not run masked: {_line(error)}") from error
+
+    def difference(self, keep: Keep) -> float:
+        """Of the pruned network from the masked one, in standard deviations of the output."""
+        if not keep:
+            return 0.0
+        masked = self.masked(keep)
+        try:
+            prune(self.network, self.graph, keep)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                pruned = plain_run(self.network, self.inputs)
+        except Exception as error:
+            if len(keep) == 1:
+                self._why[next(iter(keep))] = str(error) if isinstance(error, PassError) else _line(error)
+            return float("inf")
+        finally:
+            self.undo.restore()
+        return difference(masked, pruned)
+
+    def to_blame(self, keep: Keep) -> dict[int, str]:
+        """Group -> why it must stay, for those that differ beyond rounding."""
+        masked = self.masked(keep)
+        if difference(masked, self.masked(keep, seed=1)) > 0:
+            raise _Unproved("the network draws random numbers in evaluation mode")
+        noise = difference(masked, self.masked(keep, inputs=last_bit(self.inputs)))
+        single = self.double and computes_in_single(self.network, self.inputs)
+        tolerance = max(SINGLE if single else self.least, NOISE * noise)
+
+        def off(numbers: Sequence[int]) -> float:
+            return self.difference({number: keep[number] for number in numbers})
+
+        return {number: self._reason(number, by) for number, by in to_blame(list(keep), off, tolerance).items()}
+
+    def _reason(self, number: int, by: float) -> str:
+        if number in self._why:
+            return f"it cannot be removed: {self._why[number]}"
+        return f"pruned, the network differs from itself masked by {by:.1e} standard deviations"
+
+
+def _shapes(inputs: Sequence[Tensor]) -> str:
+    return ", ".join(str(tuple(one.shape)) for one in inputs)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+

@@ -1,0 +1,130 @@
+"""What a network is run on to be compared: few and small inputs, and weights behind which nothing can hide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from edp_fx.inputs import COMPUTE_LAYERS, device_of, eval_mode
+from edp_fx.leaves import tensors_of
+
+BATCH = 2
+_SIDES = (64, 128)
+
+
+def random_inputs(like: Sequence[Tensor], device: torch.device, side: int | None = None) -> tuple[Tensor, ...]:
+    """Random tensors of the shapes and dtypes of ``like`` (which may have no data), of at most two samples.
+
+    Whole numbers are 0 or 1: an index that any table has. ``side``: images of so many pixels a side.
+    """
+    generator = torch.Generator().manual_seed(0)
+    batches = {one.shape[0] for one in like if one.ndim}
+    made = []
+    for one in like:
+        shape = list(one.shape)
+        if shape and len(batches) == 1:
+            shape[0] = min(shape[0], BATCH) if shape[0] > 1 else BATCH if one.ndim == 4 else 1
+        if side is not None and one.ndim == 4:
+            shape[2:] = [min(side, size) for size in shape[2:]]
+        if one.dtype.is_floating_point or one.dtype.is_complex:
+            value = torch.randn(shape, generator=generator).to(one.dtype)
+        else:
+            value = torch.randint(0, 2, shape, generator=generator).to(one.dtype)
+        made.append(value.to(device))
+    return tuple(made)
+
+
+def small_inputs(gm: fx.GraphModule, like: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+    """Random inputs of the smallest images that the network runs on; None where it runs on none."""
+    device = device_of(gm) or torch.device("cpu")
+    sides = [side for side in _SIDES if any(one.ndim == 4 and min(one.shape[2:]) > 1.5 * side for one in like)]
+    for side in (*sides, None):
+        inputs = random_inputs(like, device, side)
+        try:
+            outputs(gm, inputs)
+        except Exception:
+            continue
+        return inputs
+    return None
+
+
+def placeholders(gm: fx.GraphModule) -> list[Tensor]:
+    """What the graph was traced on, without data."""
+    given = [node.meta.get("val") for node in gm.graph.nodes if node.op == "placeholder"]
+    return [one for one in given if isinstance(one, Tensor)]
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Within it a GPU computes float32 as such; by themselves its convolutions, and where the user allows it its matrix
+    products, round to TF32, layers of other widths by other kernels."""
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, inputs: Sequence[Tensor], seed: int = 0) -> list[Tensor]:
+    """All floating point tensors a model gives in evaluation mode, in whole float32.
+
+    Its modes, attributes and buffers, and torch's random numbers, are put back.
+    """
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
+    devices = [one.device for one in inputs if one.is_cuda][:1]
+    try:
+        with eval_mode(model), whole_float32(), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            result = tensors_of(model(*inputs))
+    finally:
+        for buffer, version, before in buffers:
+            if buffer._version != version:
+                buffer.copy_(before)
+    single = (torch.float16, torch.bfloat16)
+    return [one.detach().float() if one.dtype in single else one.detach() for one in result if one.is_floating_point()]
+
+
+def hidden(model: nn.Module) -> dict[int, Tensor]:
+    """By id, random values for parameters and buffers that are all alike, as an initialisation leaves them: behind a
+    norm that multiplies by 0 anything may happen unseen. The weights of layers are not among them."""
+    generator = torch.Generator().manual_seed(0)
+    found: dict[int, Tensor] = {}
+    for module in model.modules():
+        for name, value in (*module._parameters.items(), *module._buffers.items()):
+            if value is None or id(value) in found or not value.is_floating_point() or value.is_meta:
+                continue
+            if value.numel() < 2 or (isinstance(module, COMPUTE_LAYERS) and name == "weight"):
+                continue
+            low, high = value.detach().aminmax()
+            if low == high:
+                random = torch.rand(value.shape, generator=generator).to(value)
+                found[id(value)] = random + 0.5 if low != 0 else 0.4 * random - 0.2
+    return found
+
+
+def calibrate(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
+    """Set batch-norm statistics to those of one batch: with random ones little of the input reaches a deep output."""
+    norms = [module for module in gm.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    gm.eval()
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if norms:
+            gm(*inputs)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+        if norm.running_var is not None:
+            norm.running_var.clamp_(min=1e-3)
+    return gm.eval()
