@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edp_fx.channels import ChannelGraph, analyze
+    from edp_fx.channels import ChannelGraph
     from edp_fx.channels.rules import register_rule
     from edp_fx.checkpoint import load, save
     from edp_fx.compressor import Budget, Compressor, Method
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from edp_fx.frontend import trace
     from edp_fx.latency import LatencyTable
     from edp_fx.lowering import lower
-    from edp_fx.passes.insert import insert
     from edp_fx.pipeline import compress
     from edp_fx.prune_merge import prune_and_merge
+    from edp_fx.validation.checked import analyze, insert
 
 __version__ = "0.1.0"
 
@@ -31,9 +31,9 @@ HOMES = {  # of each public name
     "EdpError": "edp_fx.errors",
     "LatencyTable": "edp_fx.latency",
     "Method": "edp_fx.compressor",
-    "analyze": "edp_fx.channels",
+    "analyze": "edp_fx.validation.checked",
     "compress": "edp_fx.pipeline",
-    "insert": "edp_fx.passes.insert",
+    "insert": "edp_fx.validation.checked",
     "load": "edp_fx.checkpoint",
     "lower": "edp_fx.lowering",
     "measure": "edp_fx.cost",

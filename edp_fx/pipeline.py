@@ -16,9 +16,9 @@ from edp_fx.errors import BudgetError, ModelError, TrainingError, UnreachableErr
 from edp_fx.frontend import trace
 from edp_fx.inputs import normalize
 from edp_fx.latency import LatencyTable
-from edp_fx.passes.insert import insert
 from edp_fx.train import Recipe, Teacher, Trainer, Watcher
 from edp_fx.train.trainer import pair_of
+from edp_fx.validation.checked import insert
 
 
 def compress(

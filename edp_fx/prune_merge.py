@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
 from torch import fx
 
 from edp_fx.channels import ChannelGraph, analyze
@@ -16,14 +15,15 @@ from edp_fx.frontend import propagate
 from edp_fx.inputs import normalize
 from edp_fx.latency import LatencyTable
 from edp_fx.passes.align import align_keep
-from edp_fx.passes.base import PassReport, PassResult
 from edp_fx.passes.branches import RemoveDeadBranches
 from edp_fx.passes.constants import FoldConstants
 from edp_fx.passes.dead import dead_elements
 from edp_fx.passes.fold import FoldBatchNorm
 from edp_fx.passes.fuse import UnfusePairs
 from edp_fx.passes.merge import Chooser, MergePairs, by_weights
-from edp_fx.passes.prune import Prune
+from edp_fx.passes.prune import Prune, PruneDead
+from edp_fx.validation.samples import first_samples
+from edp_fx.validation.validator import Validator
 
 
 def prune_and_merge(
@@ -34,17 +34,20 @@ def prune_and_merge(
     align: int = 1,
     allow_inexact: bool = False,
     fold: bool = False,
+    check: bool = True,
 ) -> fx.GraphModule:
     """A small, plain network that computes what ``gm`` computes.
 
     Args:
         gm: a graph with pairs, explicit or fused. It is left as it is.
-        example_inputs: a tensor or a tuple; only shapes are read.
+        example_inputs: a tensor or a tuple; the outputs for its first samples are compared before and after each step,
+            and what changes them is undone and reported.
         cost: what decides whether a pair stays two layers: ``"macs"`` or ``"params"``, ``"latency"`` (measured under
             onnxruntime) or a :class:`edp_fx.LatencyTable`, or a function (pair name, pair) -> True where it stays.
         align: keep a multiple of so many channels and ranks: dead ones are kept to fill up.
         allow_inexact: also remove dead channels of inexact groups (a layer norm's mean changes).
         fold: also fold batch norm into the layer before it; the result is for inference only.
+        check: compare.
 
     Returns:
         A graph module; ``meta["edp_fx.reports"]`` has what was done, with ``facts["kept"]`` per parameter and axis.
@@ -57,16 +60,19 @@ def prune_and_merge(
         raise BudgetError(f"cost {cost!r} is unknown: use one of {', '.join(METRICS)}")
     inputs = normalize(example_inputs, gm)
     result = copy.deepcopy(gm)
-    UnfusePairs()(result)
+    validator = Validator(result, first_samples(inputs), check=check)
+    validator.run(UnfusePairs())
     propagate(result, inputs)
-    before = [FoldConstants()(result).report, RemoveDeadBranches()(result).report]
+    reports = [validator.run(FoldConstants()), validator.run(RemoveDeadBranches())]
     graph = analyze(result, inputs)
     keep = dead_elements(result, graph, allow_inexact)
     if align > 1:
         keep = align_keep(keep, align)
-    reports = before + prune_merge_(result, graph, keep, _chooser(cost, result, graph))
+    chooser = _chooser(cost, result, graph)
+    reports.append(validator.run(Prune(graph, keep) if allow_inexact else PruneDead(graph, keep)))
+    reports.append(validator.run(MergePairs(chooser)))
     if fold:
-        reports.append(FoldBatchNorm()(result).report)
+        reports.append(validator.run(FoldBatchNorm()))
     propagate(result, inputs)
     result.meta["edp_fx.reports"] = [*gm.meta.get("edp_fx.reports", []), *reports]
     return result
@@ -78,12 +84,3 @@ def _chooser(cost: str | Chooser | LatencyTable, gm: fx.GraphModule, graph: Chan
             return by_weights
         cost = LatencyTable()
     return MeasuredChoice(gm, graph.analysis.node_shapes, cost) if isinstance(cost, LatencyTable) else cost
-
-
-def prune_merge_(
-    gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], keep_pair: Chooser = by_weights
-) -> list[PassReport]:
-    """Remove, in place, what ``keep`` leaves out of a graph with explicit pairs, and merge."""
-    pruned: PassResult = Prune(graph, keep)(gm)
-    merged = MergePairs(keep_pair)(gm)
-    return [pruned.report, merged.report]

@@ -37,9 +37,12 @@ def repair_sizes(gm: fx.GraphModule, graph: ChannelGraph, masks: dict[str, list[
     Raises PassError naming the node where that is impossible.
     """
     mode = ShapeMode(graph.example_inputs[0].device)
+    inputs = graph.example_inputs
+    if any(one.dtype is torch.float64 for one in gm.parameters()):  # a copy in float64 of what was analysed
+        inputs = tuple(one.double() if one.is_floating_point() else one for one in inputs)
     repairer = _Repairer(gm, graph, masks, mode)
     with eval_mode(gm), shapes_only(mode):
-        repairer.run(*graph.example_inputs)
+        repairer.run(*inputs)
     if repairer.changes:
         remove_dead_code(gm.graph)
     return list(repairer.changes)

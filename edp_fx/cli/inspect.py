@@ -40,10 +40,10 @@ def inspect(
     html: Annotated[Path | None, typer.Option(help="Write a page to look at: the graph, its groups, a search.")] = None,
 ) -> None:
     """Show which channels of a model go together, and which cannot be removed and why."""
-    from edp_fx.channels import analyze
     from edp_fx.files import check_writable
     from edp_fx.frontend import trace
     from edp_fx.models import load_model
+    from edp_fx.validation.checked import analyze
 
     for path in (json_path, dot, graphml, html):
         if path is not None:
@@ -51,7 +51,7 @@ def inspect(
     loaded = load_model(model, img_size=img_size)
     gm = trace(loaded.model, loaded.example_inputs)
     if pairs:
-        from edp_fx.passes.insert import insert
+        from edp_fx.validation.checked import insert
 
         gm = insert(gm)
     graph = analyze(gm, loaded.example_inputs, heads=heads)

@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from edp_fx.channels import analyze
 from edp_fx.cost import measure
 from edp_fx.coverage.failure import Figures, StageFailed
 from edp_fx.coverage.subject import Subject
@@ -20,7 +18,9 @@ from edp_fx.frontend import propagate
 from edp_fx.leaves import tensors_of
 from edp_fx.prune_merge import prune_and_merge
 from edp_fx.validation import masking
+from edp_fx.validation.checked import analyze
 from edp_fx.validation.compare import difference, last_bit, run
+from edp_fx.validation.samples import calibrate
 
 SOUND = 1e-9
 SHARES = (0.9, 0.5, 0.75)  # kept at random; with half of everything gone little of the input reaches a deep output
@@ -35,6 +35,8 @@ def analyze_stage(subject: Subject) -> Figures:
     figures = graph.summary()
     figures["analyze_seconds"] = round(time.perf_counter() - began, 3)
     figures["frozen"] = dict(list(figures["frozen"].items())[:5])
+    if graph.unproved is not None:
+        figures["unproved"] = graph.unproved
     return figures
 
 
@@ -46,7 +48,7 @@ def sound_stage(subject: Subject) -> Figures:
     Also two controls: the masked network differs from the original, and one wrong index is seen.
     """
     doubled = calibrate(_to(copy.deepcopy(_graph(subject)), torch.float64), _cast(subject.inputs, torch.float64))
-    graph = analyze(doubled, _cast(subject.inputs, torch.float64))
+    graph = analyze(doubled, _cast(subject.inputs, torch.float64), check=False)
     inputs = _cast(subject.other, torch.float64)
     plain = masking.plain_run(doubled, inputs)
     figures: Figures = {"max_diff": 0.0, "control": None, "fault": None}
@@ -88,7 +90,7 @@ def prune_merge_stage(subject: Subject) -> Figures:
     if subject.inserted is None:
         raise EdpError("there is no network with pairs: the insert stage failed")
     zeroed, subject.inserted = calibrate(subject.inserted, subject.inputs).eval(), None
-    graph = analyze(zeroed, subject.inputs)
+    graph = analyze(zeroed, subject.inputs, check=False)
     keep = masking.random_keep(graph, 0, exact_only=True)
     masking.zero_members(zeroed, graph, keep, ("producer", "consumer", "affine", "other"))
     began = time.perf_counter()
@@ -139,22 +141,6 @@ def _graph(subject: Subject) -> fx.GraphModule:
     if subject.graph is None:
         raise EdpError("there is no graph: the trace stage failed")
     return subject.graph
-
-
-def calibrate(gm: Any, inputs: tuple[Tensor, ...]) -> Any:
-    """Set batch-norm statistics to those of one batch: with random ones little of the input reaches a deep output."""
-    norms = [m for m in gm.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # of dropout
-        gm.train()(*inputs)
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
-        if norm.running_var is not None:
-            norm.running_var.clamp_(min=1e-3)
-    return gm.eval()
 
 
 def _computes_in_single(gm: fx.GraphModule, inputs: tuple[Tensor, ...], dtype: torch.dtype | None = None) -> bool:

@@ -12,7 +12,6 @@ from edp_fx.inputs import eval_mode
 from edp_fx.leaves import tensors_of
 
 
-
 def in_double(value: Any) -> Any:
     """A module (in place) or a tuple of tensors with every floating point number in float64."""
     if isinstance(value, nn.Module):

@@ -26,7 +26,7 @@ SHARES = (0.8, 0.5)  # kept at random in the two rounds
 SINGLE = 1e-4  # of the output's standard deviation, in float32
 DOUBLE = 1e-8
 NOISE = 10.0  # times what the last bit of the inputs does
-CHEAP = 1e9  # multiply-accumulates of a run that is made in float64 at once
+CHEAP = (1e9, 5e6)  # multiply-accumulates of a run, and parameters, up to which float64 costs little
 SMALL = 150_000_000  # parameters of a network of which a copy in float64 is made
 Keep = dict[int, np.ndarray]
 
@@ -85,7 +85,7 @@ class _Sample:
         if double is None:
             share = max(one.numel() for one in inputs) / max(one.numel() for one in graph.example_inputs)
             macs = share * sum(site.macs({}) for site in graph.analysis.sites)
-            double = macs <= CHEAP and self.parameters <= SMALL
+            double = macs <= CHEAP[0] and self.parameters <= CHEAP[1]
         self.double = double
         dtype = torch.float64 if double else torch.float32
         self.network: fx.GraphModule = copy.deepcopy(graph.gm).to(dtype)
@@ -151,5 +151,3 @@ def _shapes(inputs: Sequence[Tensor]) -> str:
 
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-
-

@@ -38,6 +38,12 @@ def random_inputs(like: Sequence[Tensor], device: torch.device, side: int | None
     return tuple(made)
 
 
+def first_samples(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The first two of a batch."""
+    batches = {one.shape[0] for one in inputs if one.ndim}
+    return tuple(one[:BATCH] if one.ndim and len(batches) == 1 else one for one in inputs)
+
+
 def small_inputs(gm: fx.GraphModule, like: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
     """Random inputs of the smallest images that the network runs on; None where it runs on none."""
     device = device_of(gm) or torch.device("cpu")

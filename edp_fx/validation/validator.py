@@ -36,11 +36,20 @@ class Before:
             :func:`~edp_fx.validation.samples.hidden`: for a change that does not look at these.
     """
 
-    def __init__(self, gm: fx.GraphModule, inputs: Sequence[Tensor], whatever: bool = False) -> None:
+    def __init__(
+        self,
+        gm: fx.GraphModule,
+        inputs: Sequence[Tensor],
+        whatever: bool = False,
+        known: list[Tensor] | None = None,
+    ) -> None:
         self.gm, self.inputs = gm, tuple(inputs)
         self.undo = Undo(gm)
+        self.now: list[Tensor] | None = None
         self._hidden = hidden(gm) if whatever else {}
         self._gave: dict[frozenset[int], list[Tensor]] = {}
+        if known is not None:
+            self._gave[frozenset()] = known
         self._outputs()
 
     def _outputs(self) -> list[Tensor]:
@@ -52,7 +61,9 @@ class Before:
 
     def difference(self) -> float:
         """Of the network as it is now: of its outputs, relative; infinite where it does not run."""
-        left = {id(one) for module in self.gm.modules() for one in (*module._parameters.values(), *module._buffers.values())}
+        left = {
+            id(one) for module in self.gm.modules() for one in (*module._parameters.values(), *module._buffers.values())
+        }
         if not self._hidden.keys() <= left:  # a gain that went into a weight
             self._hidden = {key: value for key, value in self._hidden.items() if key in left}
             now = Undo(self.gm)
@@ -61,7 +72,8 @@ class Before:
             now.restore()
         try:
             with swapped(self.gm, self._hidden):
-                return relative(self._outputs(), outputs(self.gm, self.inputs))
+                self.now = outputs(self.gm, self.inputs)
+                return relative(self._outputs(), self.now)
         except Exception:
             return float("inf")
 
@@ -122,6 +134,7 @@ class Validator:
         self, gm: fx.GraphModule, inputs: Sequence[Tensor], *, whatever: bool = False, check: bool = True
     ) -> None:
         self.gm, self._whatever = gm, whatever
+        self._now: list[Tensor] | None = None
         home = device_of(gm)
         self.unchecked = None if check else "not asked for"
         if check and (home is None or home.type == "meta"):
@@ -140,9 +153,10 @@ class Validator:
             PassError: the pass fails; the network is as it was.
         """
         if self.unchecked is not None or not one.preserves:
+            self._now = None
             return self._noted(one(self.gm).report, unchecked=self.unchecked)
         try:
-            before = Before(self.gm, self.inputs, self._whatever)
+            before = Before(self.gm, self.inputs, self._whatever, None if self._whatever else self._now)
         except Exception as error:
             return self._noted(one(self.gm).report, unchecked=f"the network does not run: {_line(error)}")
         result = self._try(one, before.undo)
@@ -155,6 +169,7 @@ class Validator:
                 result, found = self._without_the_guilty(one, result, before)
             else:
                 result = self._try(one, before.undo)
+        self._now = before.now
         return self._noted(result.report, max_rel_diff=found)
 
     def _without_the_guilty(self, one: Pass, result: PassResult, before: Before) -> tuple[PassResult, float]:
@@ -165,7 +180,9 @@ class Validator:
             replace(one, leave={**one.leave, **left})(network)
 
         guilty = blame(self.gm, self.inputs, pieces, change, self._whatever)
-        reasons = {piece: f"it changed the outputs by {by:.1e} relative, and was undone" for piece, by in guilty.items()}
+        reasons = {
+            piece: f"it changed the outputs by {by:.1e} relative, and was undone" for piece, by in guilty.items()
+        }
         result = self._try(replace(one, leave={**one.leave, **reasons}), before.undo)
         if guilty:
             result.report.facts["undone"] = reasons
