@@ -17,8 +17,9 @@ from edp_fx.cost import CostModel, measure
 from edp_fx.errors import ModelError
 from edp_fx.latency import LatencyTable, Runtime
 from edp_fx.pairs import Pair
+from edp_fx.passes.base import PassManager
 from edp_fx.passes.merge import MergePairs
-from edp_fx.prune_merge import prune_merge_
+from edp_fx.passes.prune import Prune
 
 IMAGE, TOKENS = torch.randn(2, 3, 16, 16), torch.randn(2, 6, 8)
 
@@ -145,7 +146,7 @@ def test_what_a_keep_set_leaves_is_what_the_pruned_network_costs(name: str, metr
     keep = {group.id: np.arange(group.size) % 4 > 0 for group in graph.groups if group.prunable and group.size > 2}
     assert keep
     left = CostModel(gm, graph, metric).total(keep)
-    prune_merge_(gm, graph, keep)
+    PassManager([Prune(graph, keep), MergePairs()])(gm)
     assert left == pytest.approx(getattr(measure(gm, inputs), metric))
 
 
