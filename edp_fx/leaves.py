@@ -80,7 +80,7 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     changed = copy.copy(value)
     if isinstance(value, Mapping):
         for key, child in made.items():
-            changed[key] = child  # type: ignore[index]
+            changed[key] = child
     elif isinstance(value, list):
         changed[:] = made.values()
     else:

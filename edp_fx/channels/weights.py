@@ -40,7 +40,7 @@ class Weights:
         def real(one: Tensor) -> Tensor:
             return self.real.get(id(one), one)
 
-        places = [
+        places: list[tuple[Any, str, Any]] = [
             (table, key, value)
             for one in (module.modules() if module is not None else ())
             for table in (one._parameters, one._buffers, vars(one))

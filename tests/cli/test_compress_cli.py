@@ -292,11 +292,11 @@ def test_interrupted_run_keeps_its_checkpoint_and_resumes(
     from edp_fx.train import Trainer
 
     out = tmp_path / "out"
-    options = ("--data", "digits", "--img-size", 16, "--macs", 0.5, "--epochs", 2, "--batch-size", 128)
-    options = (tiny, *options, "--no-baseline", "--target", "onnx", "--out", out)
+    options: tuple[object, ...] = ("--data", "digits", "--img-size", 16, "--macs", 0.5, "--epochs", 2)
+    options = (tiny, *options, "--batch-size", 128, "--no-baseline", "--target", "onnx", "--out", out)
     original = Trainer._optimizer_step
 
-    def interrupted(self) -> Any:
+    def interrupted(self: Trainer) -> Any:
         if self.step == 12:  # in the second epoch
             raise KeyboardInterrupt
         original(self)

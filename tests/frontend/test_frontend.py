@@ -174,7 +174,7 @@ def test_what_a_module_did_before_it_proved_untraceable_is_undone() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Conv2d(3, 3, 1)
-            self.seen = []
+            self.seen: list[Any] = []
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             self.seen.append(x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from hypothesis import HealthCheck, given, settings
 
@@ -36,7 +38,9 @@ def test_a_plan_stays_meaningful_without_a_block() -> None:
 
 
 def test_a_process_that_dies_or_hangs_is_counted_and_the_rest_goes_on() -> None:
-    tasks = [{"seed": seed, "plan_seed": 1, "inputs": "image", "ending": "tensor", "blocks": []} for seed in (1, 2, 3)]
+    tasks: list[dict[str, Any]] = [
+        {"seed": seed, "plan_seed": 1, "inputs": "image", "ending": "tensor", "blocks": []} for seed in (1, 2, 3)
+    ]
     tasks[0]["blocks"] = [["no such block", 0]]  # ends the worker
     found = {one["seed"]: one["verdict"] for one in judged(tasks)}
     assert found == {1: DEAD, 2: RIGHT, 3: RIGHT}

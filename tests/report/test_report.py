@@ -17,7 +17,7 @@ from edp_fx.summary import comparison_rows
 from tests.helpers.chromium import chromium
 
 
-def tiny(num_classes: int = 10, in_chans: int = 1) -> str:
+def tiny(num_classes: int = 10, in_chans: int = 1) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     layers = [nn.Conv2d(in_chans, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
     layers += [nn.Conv2d(16, 16, 3, padding=1, stride=2), nn.BatchNorm2d(16), nn.ReLU()]
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes)]

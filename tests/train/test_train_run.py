@@ -212,7 +212,7 @@ def test_a_compiled_network_follows_the_changes_of_shape(loaders: Loaders) -> No
 
 def final_state(
     loaders: Loaders, directory: Path, epochs: int = 4, stop_after: int | None = None, **options: Any
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     train, test = loaders()
     recipe = Recipe(epochs=epochs, seed=3, **options)
     gm = edp_fx.insert(edp_fx.trace(make_net(), INPUTS))
@@ -278,7 +278,7 @@ def test_gradient_accumulation_makes_the_steps_of_larger_batches(loaders: Loader
 
 def test_runs_of_one_process_may_differ_in_precision(loaders: Loaders) -> None:
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        seen = set()
+        seen: set[torch.dtype] = set()
         net = edp_fx.trace(make_net(), INPUTS)
         net.get_submodule("head").register_forward_hook(lambda *call, seen=seen: seen.add(call[-1].dtype))
         Trainer(net, loaders()[0], Recipe(epochs=1, mixed_precision=precision)).run()
@@ -474,7 +474,7 @@ def test_outputs_are_compared_in_whole_float32_whatever_was_chosen(chosen: str) 
 
     backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
     before = [backend.fp32_precision for backend in backends]
-    seen = []
+    seen: list[str] = []
     layer = nn.Linear(2, 2)
     layer.register_forward_hook(lambda *_: seen.extend(backend.fp32_precision for backend in backends))
     try:

@@ -28,7 +28,8 @@ class DenseDetector(nn.Module):
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
         self.backbone: Any = detector.backbone
-        self.head: Any = detector.rpn.head if hasattr(detector, "rpn") else detector.head
+        rpn: Any = getattr(detector, "rpn", detector)
+        self.head: Any = rpn.head
 
     def forward(self, images: Tensor) -> Any:
         """Logits and box offsets of every anchor, in the head's own form."""
