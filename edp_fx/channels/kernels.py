@@ -27,7 +27,7 @@ class Kernels:
     """What a convolution has beyond one kernel per input channel: a group of one element, kept or removed.
 
     Attributes:
-        id: negative, apart from the ids of the groups of channels.
+        id: negative, unlike those of the groups of channels.
         name: the layer, plain or a pair.
         parameter: its weight, a pair's that of its basis.
         nodes: the graph nodes that call it.

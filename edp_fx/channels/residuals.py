@@ -22,7 +22,7 @@ class Branch:
     """What a residual connection adds to its input: a group of one element, kept or removed.
 
     Attributes:
-        id: negative, apart from the ids of the groups of channels.
+        id: negative, unlike those of the groups of channels.
         name: the graph node of the sum.
         skip: the operand of the sum that stays.
         nodes: the graph nodes that nothing but the branch needs.

@@ -34,7 +34,7 @@ class Method(Settings):
         start: share of the run before the first decision, in [0, 1).
         end: share of the run after which the budget is met, in (start, 1].
         decisions: how often the elements are ranked between the two.
-        removals: how often the dead are removed physically; None: after every decision on a processor, four times
+        removals: how often what is zero is removed physically; None: after every decision on a processor, four times
             on a GPU, which plans every new shape anew.
         floor: share of every group that stays in any case, in [0, 1]; lowered as far as the budget needs.
         align: keep a multiple of so many channels and ranks in every group of more.

@@ -59,7 +59,8 @@ def take_up(compressor: Compressor, state: Mapping[str, Any]) -> None:
     compressor.count = int(state["count"])
     progress.fading = Fading(progress.elements, compressor.schedule, state["since"].numpy())
     progress.floors = state["floors"].numpy().copy()
-    compressor.importance.total = state["importance"]
+    total = state["importance"]
+    compressor.importance.total = None if total is None else total.clone()  # accumulated into in place
     compressor.events = json.loads(state["events"])
     compressor.max_rel_diff = float(state["max_rel_diff"])
     # a latency is not measured alike twice

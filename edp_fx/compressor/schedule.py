@@ -20,7 +20,7 @@ class Schedule:
         warmup: share of the run before the first decision.
         end: share of the run after which the budget is met and the network is compact.
         decisions: how often the groups are ranked between the two.
-        removals: how often the dead are physically removed, the last time at the end.
+        removals: how often what is zero is physically removed, the last time at the end.
     """
 
     total: int
@@ -40,7 +40,7 @@ class Schedule:
 
     @property
     def stop(self) -> int:
-        """Step by which the budget is met and everything doomed is exactly zero."""
+        """Step by which the budget is met and all that was chosen for removal is exactly zero."""
         return max(self.start + 1, math.ceil(self.total * self.end))
 
     @property
@@ -50,7 +50,7 @@ class Schedule:
 
     @property
     def fade(self) -> int:
-        """Steps in which a doomed element fades to zero."""
+        """Steps in which an element fades to zero."""
         return max(1, min(2 * self.every, (self.stop - self.start) // 2))
 
     @property
@@ -82,5 +82,5 @@ class Schedule:
         return any(step == self.start + round(span * k / self.removals) for k in range(1, self.removals))
 
     def gate(self, age: int) -> float:
-        """How much is left of an element ``age`` steps after it was doomed; exactly 0 from ``fade`` on."""
+        """How much is left of an element ``age`` steps after it was chosen; exactly 0 from ``fade`` on."""
         return max(0.0, 1.0 - age / self.fade)

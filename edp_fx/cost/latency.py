@@ -135,9 +135,9 @@ def _anchored(
     gm: fx.GraphModule, graph: ChannelGraph, table: LatencyTable, plain: list[Term], pairs: list[PairTerms]
 ) -> Terms:
     """The terms with the rest of the whole network's measured time shared out."""
-    apart = {pair.name for pair in pairs if pair.apart({}) < pair.merged.cost({})}
+    as_two = {pair.name for pair in pairs if pair.as_two({}) < pair.merged.cost({})}
     network = copy.deepcopy(gm)
-    MergePairs(lambda name, _: name in apart)(network)
+    MergePairs(lambda name, _: name in as_two)(network)
     measured = table.network(network.eval(), graph.example_inputs)
     total = sum(term.cost({}) for term in plain) + sum(pair.best({}) for pair in pairs)
     if measured <= total:
@@ -188,9 +188,9 @@ class MeasuredChoice:
         assert isinstance(pair, Pair)
         if name not in self._inputs:
             return by_weights(name, pair)
-        apart = merged = 0.0
+        as_two = merged = 0.0
         for before, between in self._inputs[name]:
             basis, coefficient, one = pair_signatures(pair, before, between)
-            apart += self.table.layer(basis) + self.table.layer(coefficient)
+            as_two += self.table.layer(basis) + self.table.layer(coefficient)
             merged += self.table.layer(one)
-        return apart < merged
+        return as_two < merged

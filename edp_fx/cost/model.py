@@ -117,6 +117,6 @@ class CostModel:
             found = by_name.get(name)
             if found is None:
                 return by_weights(name, module)
-            return sum(one.apart(keep) for one in found) < sum(one.merged.cost(keep) for one in found)
+            return sum(one.as_two(keep) for one in found) < sum(one.merged.cost(keep) for one in found)
 
         return cheaper_as_two

@@ -50,13 +50,13 @@ class PairTerms:
     coefficient: Term
     merged: Term
 
-    def apart(self, keep: Keep) -> float:
+    def as_two(self, keep: Keep) -> float:
         """Cost as two layers."""
         return self.basis.cost(keep) + self.coefficient.cost(keep)
 
     def best(self, keep: Keep) -> float:
         """Cost in the cheaper form."""
-        return min(self.apart(keep), self.merged.cost(keep))
+        return min(self.as_two(keep), self.merged.cost(keep))
 
 
 Terms = tuple[list[Term], list[PairTerms]]
