@@ -100,8 +100,9 @@ class Masked(TorchDispatchMode):
             picked = x.index_select(axis, index)
             packet = func.overloadpacket
             if packet is aten.native_layer_norm:
-                last = [a.index_select(-1, index) if isinstance(a, Tensor) else a for a in args[2:4]]
-                out = func(picked, [len(kept)], *last, *args[4:])
+                inner = axis - x.ndim  # of several normalised axes maybe
+                last = [a.index_select(inner, index) if isinstance(a, Tensor) else a for a in args[2:4]]
+                out = func(picked, list(picked.shape[-len(args[1]) :]), *last, *args[4:])
                 return (scatter(x, out[0], axis, index), *out[1:])
             if packet is aten.native_group_norm:
                 vectors = [a.index_select(0, index) if isinstance(a, Tensor) else a for a in args[1:3]]

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=300, metavar="N", help="programs of a campaign")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="seed of the campaign's first program")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes")
-    parser.add_argument("--timeout", type=float, default=120, metavar="S", help="seconds a program may take")
+    parser.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds a program may take")
     parser.add_argument("--out", type=Path, default=Path("fuzz.json"), metavar="FILE", help="counts, as JSON")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

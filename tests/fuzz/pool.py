@@ -42,7 +42,7 @@ def _start() -> _Worker:
     )
 
 
-def judged(tasks: Iterable[Any], jobs: int = 1, timeout: float = 120) -> Iterator[dict[str, Any]]:
+def judged(tasks: Iterable[Any], jobs: int = 1, timeout: float = 300) -> Iterator[dict[str, Any]]:
     """The verdict of every task, as they come.
 
     Args:

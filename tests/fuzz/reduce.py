@@ -16,7 +16,7 @@ def task_of(made: Plan, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def reduced(seed: int, timeout: float = 120) -> tuple[Plan, dict[str, Any]]:
+def reduced(seed: int, timeout: float = 300) -> tuple[Plan, dict[str, Any]]:
     """The smallest plan found that fails as the seed's does, and its verdict."""
 
     def verdict(one: Plan) -> dict[str, Any]:
