@@ -31,15 +31,20 @@ class _Child:
     lines: list[str] = field(default_factory=list)
 
 
-def warm_up() -> None:
-    """Import what every child needs, in one thread, so that a fork costs milliseconds."""
+def warm_up(libraries: Iterable[str] = ()) -> None:
+    """Import what every child needs, in one thread, so that a fork costs milliseconds.
+
+    ``libraries``: of :data:`edp_fx.coverage.zoos.ZOOS`.
+    """
     import timm  # noqa: F401
     import torch
     import torchvision  # noqa: F401
 
-    from edp_fx.coverage import stages  # noqa: F401
+    from edp_fx.coverage import stages, zoos  # noqa: F401
 
     torch.set_num_threads(1)
+    for library in libraries:
+        zoos.warm_up(library)
     gc.freeze()  # a collection in a child passes over all this
 
 
@@ -159,7 +164,7 @@ def sweep(
     """
     stages = tuple(names)
     waiting = list(entries)[::-1]
-    warm_up()
+    warm_up({entry.zoo for entry in waiting if entry.zoo is not None})
     selector = selectors.DefaultSelector()
     running: dict[int, _Child] = {}
     try:

@@ -5,6 +5,7 @@ A zoo has ``names()``, what it is swept over, and ``build(name)``, a network and
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from types import ModuleType
 from typing import Any
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 
 from edp_fx.errors import ModelError
 
-ZOOS = {
-    "pytorchcv": "edp_fx.coverage.zoos.pytorchcv_zoo",
-    "smp": "edp_fx.coverage.zoos.smp_zoo",
-    "ultralytics": "edp_fx.coverage.zoos.ultralytics_zoo",
-    "transformers": "edp_fx.coverage.zoos.transformers_zoo",
-    "torchvision": "edp_fx.coverage.zoos.torchvision_zoo",
+ZOOS = {  # the module whose import is what building a model waits for
+    "pytorchcv": "pytorchcv.model_provider",
+    "smp": "segmentation_models_pytorch",
+    "ultralytics": "ultralytics.nn.tasks",
+    "transformers": "transformers",
+    "torchvision": "torchvision",
 }
 
 
@@ -30,7 +31,14 @@ def zoo(name: str) -> ModuleType:
     """
     if name not in ZOOS:
         raise ModelError(f"zoo {name!r} is not known; choose from {', '.join(ZOOS)}")
-    return importlib.import_module(ZOOS[name])
+    return importlib.import_module(f"edp_fx.coverage.zoos.{name}_zoo")
+
+
+def warm_up(name: str) -> None:
+    """Import a zoo's library, so that processes forked later have it; where it is not installed, they will say so."""
+    zoo(name)
+    with contextlib.suppress(ImportError):
+        importlib.import_module(ZOOS[name])
 
 
 def names(name: str) -> list[str]:

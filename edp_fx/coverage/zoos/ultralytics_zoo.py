@@ -8,6 +8,8 @@ import tempfile
 import torch
 from torch import Tensor, nn
 
+os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.gettempdir())  # the library writes its settings there when imported
+
 _TASKS = {"": "Detection", "-seg": "Segmentation", "-cls": "Classification", "-pose": "Pose", "-obb": "OBB"}
 _VERSIONS = ("yolo11n", "yolov8n")
 _SIZE = 64
@@ -20,7 +22,6 @@ def names() -> list[str]:
 
 def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """A model with random weights and a batch of two images."""
-    os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.gettempdir())  # it writes its settings there when imported
     from ultralytics.nn import tasks
 
     task = next(kind for suffix, kind in reversed(_TASKS.items()) if name.endswith(suffix))
