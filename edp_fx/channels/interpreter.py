@@ -111,10 +111,26 @@ class _Runner(GraphRunner):
                     "Check the shape and device of the example inputs"
                 ) from error
             self.sweep.not_run[node.name] = f"it does not run without data ({one_line(error)})"
+        if node.op == "call_module":
+            self._other_paths(str(node.target), tensors_of(([self.env[one] for one in node.all_input_nodes], result)))
         if isinstance(result, (int, float)):
             self.sweep.scalars[node.name] = result
         self.sweep.outputs[node.name] = [(tuple(leaf.shape), self.sweep.labels(leaf)) for leaf in tensors_of(result)]
         return result
+
+    def _other_paths(self, target: str, around: list[Tensor]) -> None:
+        """An opaque module with layers that do not run in eval mode: on its other path they see the same channels."""
+        prefix = f"{target}."
+        if not submodule(self.gm, target)._modules or not self.sweep.unread(prefix):
+            return
+        reason = "a layer that runs in train mode only may read it"
+        for tensor in around:
+            for factor in self.sweep.labels(tensor):
+                self.sweep.freeze(factor, reason)
+        for name, axes in self.sweep.parameters.items():
+            if name.startswith(prefix):
+                for atoms in axes.values():
+                    self.sweep.freeze(atoms, reason)
 
     def _run_with_data(self, node: fx.Node) -> Any:
         """What a node gives on random numbers; without labels."""
@@ -141,5 +157,6 @@ def run_sweep(gm: fx.GraphModule, example_inputs: tuple[Any, ...], heads: str) -
         for leaf in tensors_of(result):
             for factor in sweep.labels(leaf):
                 sweep.freeze(factor, "an output of the model")
+        sweep.freeze_unread()
     sweep.forget_tensors()
     return sweep

@@ -29,12 +29,27 @@ class Sweep:
         self.not_run: dict[str, str] = {}  # graph nodes that do not run without data, and why
         self.dead_results: dict[Any, bool] = {}  # of pointwise operations, see their rule
         self._labels: dict[int, tuple[Tensor, Labels]] = {}  # by id, which the tensor beside keeps its own
+        self._unread: dict[int, str] = {}  # names of parameters by id, until an operation asks for their labels
         self._aliases: dict[int, list[Tensor]] = {}  # by id: all that share a tensor's numbers, itself among them
 
     def labels(self, tensor: Tensor) -> Labels:
         """The factors of ``tensor``; empty for inputs and constants."""
         found = self._labels.get(id(tensor))
-        return found[1] if found is not None else ()
+        if found is None:
+            return ()
+        self._unread.pop(id(tensor), None)
+        return found[1]
+
+    def unread(self, prefix: str) -> list[str]:
+        """Parameters whose names begin so and that no operation has read yet."""
+        return [name for name in self._unread.values() if name.startswith(prefix)]
+
+    def freeze_unread(self) -> None:
+        """Parameters that nothing read: another mode may read them, and what it would tie is not known."""
+        for name in self._unread.values():
+            self.where = Where(name, name)
+            for atoms in self.parameters[name].values():
+                self.freeze(atoms, "nothing reads it in eval mode")
 
     def set(self, tensor: Tensor, factors: Any) -> None:
         """Give ``tensor`` its factors; jointly labelled ones are remembered as boxes to keep rectangular.
@@ -90,6 +105,7 @@ class Sweep:
         born = {axis: self.ledger.born(size) for axis, size in enumerate(meta.shape[:axes]) if size > 1}
         self.parameters[name] = born
         self.sizes[name] = tuple(meta.shape)
+        self._unread[id(meta)] = name
         self._labels[id(meta)] = (
             meta,
             tuple(Factor(vector(atoms, axis, meta.ndim)) for axis, atoms in born.items()),
