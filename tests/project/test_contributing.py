@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,27 @@ def check_pass(names: dict[str, Any]) -> None:
     assert not names["DropIdentities"]()(gm).modified
 
 
+def check_kind(names: dict[str, Any]) -> None:
+    widths = (3, 16, 16, 16, 16)
+    layers = [layer for one, other in pairwise(widths) for layer in (nn.Conv2d(one, other, 3, padding=1), nn.ReLU())]
+    gm = edp_fx.trace(nn.Sequential(*layers, nn.Conv2d(16, 3, 1)), X)
+    optimizer = torch.optim.SGD(gm.parameters(), lr=0.01, momentum=0.9)
+    compressor = edp_fx.Compressor(gm, X, macs=0.8, kinds=("early",), optimizer=optimizer, total_steps=12)
+    for _ in range(12):
+        gm(X).square().mean().backward()
+        optimizer.step()
+        compressor.step()
+    small = compressor.finish()
+    found = [layer.out_channels for layer in small.modules() if isinstance(layer, nn.Conv2d)]
+    assert min(found[:2]) < 16 and found[2:] == [16, 16, 3]
+
+
 def check_device(names: dict[str, Any]) -> None:
     layer = nn.Linear(9, 100)
     assert names["table"].network(edp_fx.trace(layer, torch.randn(2, 9)), torch.randn(2, 9)) == pytest.approx(1e-3)
 
 
-CHECKS = {"rule": check_rule, "pass": check_pass, "device": check_device}
+CHECKS = {"rule": check_rule, "kind": check_kind, "pass": check_pass, "device": check_device}
 
 
 def test_every_example_is_checked() -> None:
