@@ -1,26 +1,36 @@
-"""What the tracer puts in the way of a running forward, and how it undoes what the forward did to its modules."""
+"""What the tracer puts in the way of a running forward: calls that the proxies alone would not see.
+
+Torch calls are seen by a mode, which belongs to the thread that traces. Three things no mode sees: functions whose C++
+argument parser refuses a proxy, Python's ``math``, and autograd functions. For these torch's and Python's own names
+are wrapped while any thread traces; a wrapper acts on proxies alone and passes everything else on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import functools
+import math
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.fx
+from torch import Tensor
+from torch.autograd.function import FunctionMeta
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
-from edp_fx.frontend.proxies import ValueProxy
+from edp_fx.frontend.proxies import find_proxies
 
 if TYPE_CHECKING:
     from edp_fx.frontend.tracer import ModuleTracer
 
 # Calls that draw numbers: a call without any traced argument must still become a node, or its draw is frozen.
-_RANDOM = (torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.empty)
+RANDOM = (torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.empty)
 # Calls whose C++ argument parser rejects a proxy before any dispatch could see it.
 _PARSED_EARLY = (
     "arange", "zeros", "ones", "full", "empty", "eye", "linspace", "logspace", "tensor", "as_tensor",
     "scalar_tensor", "rand", "randn", "randint", "randperm", "normal", "finfo", "iinfo",
+    "full_like", "where", "clamp",
 )  # fmt: skip
 
 
@@ -37,56 +47,73 @@ class RecordCalls(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.tracer.evaluating:
             return func(*args, **kwargs)
+        if func is torch._C._set_grad_enabled:
+            self.tracer.grad_enabled = args[0]
         proxies = find_proxies((args, kwargs))
-        if proxies or func in _RANDOM:
-            return self.tracer.record_call(func, args, kwargs, proxies)
-        return func(*args, **kwargs)
+        if not proxies and func not in RANDOM:
+            args, kwargs = tree_map_only(Tensor, self.tracer.found_again, (args, kwargs))
+            proxies = find_proxies((args, kwargs))
+            if not proxies:
+                return func(*args, **kwargs)
+        return self.tracer.record_call(func, args, kwargs, proxies)
 
 
-def find_proxies(value: Any) -> list[ValueProxy]:
-    """The proxies in a nest of containers."""
-    kind = type(value)
-    if kind is ValueProxy:
-        return [value]
-    if kind in (tuple, list):
-        return [p for one in value for p in find_proxies(one)]
-    if kind is dict:
-        return [p for one in value.values() for p in find_proxies(one)]
-    if kind is slice:
-        return find_proxies((value.start, value.stop, value.step))
-    return []
+def _recorded(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``original``, that becomes a node of the graph where a proxy is among its arguments."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        proxies = find_proxies((args, kwargs))
+        if not proxies:
+            return original(*args, **kwargs)
+        return proxies[0].tracer.record_call(original, args, kwargs, proxies)
+
+    return call
 
 
-@contextmanager
-def wrapped_functions_open() -> Iterator[None]:
-    """Trace through functions that libraries have marked as leaves for plain symbolic tracing: layers hide in some."""
-    registry = torch.fx._symbolic_trace._wrapped_fns_to_patch
-    marked = dict(registry)
-    registry.clear()
-    try:
-        yield
-    finally:
-        registry.update(marked)
+def _class_attribute(cls: type, name: str) -> Any:
+    """Attribute access of autograd functions: C++ looks up ``forward`` when one is applied, to whatever it is given."""
+    value = type.__getattribute__(cls, name)
+    if name != "forward":
+        return value
+
+    @functools.wraps(value)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        proxies = find_proxies((args, kwargs))
+        if not proxies:
+            return value(*args, **kwargs)
+        context = args and isinstance(args[0], cls._backward_cls)  # type: ignore[attr-defined]
+        return proxies[0].tracer.apply_function(cls, args[1:] if context else args)
+
+    return forward
 
 
-@contextmanager
-def patched_factories(tracer: ModuleTracer) -> Iterator[None]:
-    """Functions whose arguments C++ parses first are recorded when a proxy is among their arguments."""
-    originals = {name: getattr(torch, name) for name in _PARSED_EARLY}
+class _Wrappers:
+    """Puts the wrappers in place with the first thread that traces, and takes them away with the last."""
 
-    def wrap(original: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            proxies = () if tracer.evaluating else find_proxies((args, kwargs))
-            return (
-                tracer.create_proxy("call_function", original, args, kwargs) if proxies else original(*args, **kwargs)
-            )
+    def __init__(self) -> None:
+        self._lock, self._users, self._originals = threading.Lock(), 0, []  # type: ignore[var-annotated]
 
-        return call
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users > 1:
+                return
+            names = [(torch, name) for name in _PARSED_EARLY]
+            names += [(math, name) for name, value in vars(math).items() if callable(value) and name[0] != "_"]
+            self._originals = [(home, name, getattr(home, name)) for home, name in names]
+            for home, name, original in self._originals:
+                setattr(home, name, _recorded(original))
+            FunctionMeta.__getattribute__ = _class_attribute  # type: ignore[method-assign,assignment]
 
-    try:
-        for name, original in originals.items():
-            setattr(torch, name, wrap(original))
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(torch, name, original)
+    def __exit__(self, *error: Any) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+            del FunctionMeta.__getattribute__
+            for home, name, original in self._originals:
+                setattr(home, name, original)
+
+
+wrappers = _Wrappers()
+"""Context: the wrappers are in place."""

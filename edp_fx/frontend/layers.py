@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,3 +36,23 @@ class AttentionDropout(nn.Module):
     def extra_repr(self) -> str:
         """The probability, for the module's printed form."""
         return f"p={self.p}"
+
+
+class CustomFunction(nn.Module):
+    """A ``torch.autograd.Function`` as a module, which copies, pickles and trains with the function's own backward.
+
+    Args:
+        function: the class that is applied.
+    """
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any) -> Any:
+        """Apply the function to its own arguments."""
+        return self.function.apply(*args)
+
+    def extra_repr(self) -> str:
+        """The function's name, for the module's printed form."""
+        return self.function.__qualname__

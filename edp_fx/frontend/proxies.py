@@ -1,4 +1,9 @@
-"""Proxies that know an example of their value, and the stand-in for ``self.training``."""
+"""Proxies that know an example of their value, and the stand-in for ``self.training``.
+
+A tensor's proxy *is* a tensor, on the meta device: C code that takes it without telling torch's function overrides
+finds what it expects. The proxy of anything else pretends, by ``__class__``, to be what Python code asks for; C code
+looks at the type instead, or would be misled by classes that torch implements, which are therefore not pretended.
+"""
 
 from __future__ import annotations
 
@@ -8,39 +13,55 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 if TYPE_CHECKING:
+    from torch import fx
+
     from edp_fx.frontend.tracer import ModuleTracer
 
 # What these return depends on the kind of tensor, never on a size: they stay plain values.
 _STATIC_METHODS = frozenset({"dim", "ndimension", "is_floating_point", "is_complex", "is_contiguous"})
+_PRETENDED = (bool, int, float, complex, str, tuple, list, dict, torch.dtype, torch.device)
 
 
-class ValueProxy(fx.Proxy):
-    """An fx proxy that behaves as its example value where Python insists on a value.
+class Untraceable(Exception):
+    """The code being traced does what no graph can hold; the message says what, the traceback where."""
+
+
+class ValueProxy:
+    """A node of the graph that behaves as its example value where Python insists on a value.
 
     Sizes, dtypes and devices stay proxies (graph nodes); a bool, an int, a length or an index that Python needs is
     taken from the example and recorded as a guard.
     """
 
+    node: fx.Node
     tracer: ModuleTracer
+
+    def __init__(self, node: fx.Node, tracer: ModuleTracer) -> None:
+        self.node, self.tracer = node, tracer
 
     @property
     def value(self) -> Any:
-        """The example: a fake tensor, a number, a size, or a container of these."""
+        """The example: a tensor without data, a number, a size, or a container of these."""
         return self.node.meta["val"]
 
     @property
-    def __class__(self) -> Any:  # so that isinstance(x, torch.Tensor) in a forward sees what it expects
-        value = self.__dict__["node"].meta.get("val")
-        return Tensor if isinstance(value, Tensor) else type(value)
+    def __class__(self) -> Any:  # so that isinstance(n, int) in a forward sees what it expects
+        kind = type(self.node.meta["val"])
+        return kind if issubclass(kind, _PRETENDED) or not kind.__module__.startswith("torch") else ValueProxy
 
     @__class__.setter
     def __class__(self, cls: Any) -> None:
         raise TypeError("the class of a proxy cannot be assigned")
 
+    def __repr__(self) -> str:
+        return f"<{self.node.name}: an example of it is {self.value!r}>"
+
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)  # Python's own protocols are those below
         value = getattr(self.value, name)
         if name == "is_cuda":
             return self.tracer.mode.device.type == "cuda"
@@ -67,8 +88,14 @@ class ValueProxy(fx.Proxy):
     def __float__(self) -> float:
         return self._take("float", float)
 
+    def __complex__(self) -> complex:
+        return self._take("complex", complex)
+
     def __len__(self) -> int:
         return self._take("len", len)
+
+    def __format__(self, spec: str) -> str:
+        return repr(self) if isinstance(self.value, Tensor) else format(self.value, spec)  # part of a message
 
     def __iter__(self) -> Iterator[Any]:
         value = self.value
@@ -76,10 +103,10 @@ class ValueProxy(fx.Proxy):
             return iter(value)
         # The length of a tuple is the program's structure, that of a tensor a size.
         count = len(value) if isinstance(value, (tuple, list)) else len(self)
-        return (self._item(i) for i in range(count))
+        return (self[i] for i in range(count))
 
-    def _item(self, index: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
+    def __reversed__(self) -> Iterator[Any]:
+        return reversed(tuple(self))
 
     def keys(self) -> Any:
         """The keys of a dictionary value."""
@@ -87,11 +114,11 @@ class ValueProxy(fx.Proxy):
 
     def items(self) -> Any:
         """Key and proxy pairs of a dictionary value."""
-        return [(key, self._item(key)) for key in self.value]
+        return [(key, self[key]) for key in self.value]
 
     def values(self) -> Any:
         """The proxies of a dictionary value, in order."""
-        return [self._item(key) for key in self.value]
+        return [self[key] for key in self.value]
 
     def __contains__(self, item: Any) -> bool:
         if isinstance(self.value, dict):
@@ -105,20 +132,22 @@ class ValueProxy(fx.Proxy):
         args = (self,) if digits is None else (self, digits)
         return self.tracer.create_proxy("call_function", round, args, {})
 
-    def __floor__(self) -> Any:
-        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
-
-    def __ceil__(self) -> Any:
-        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
-
-    def __trunc__(self) -> Any:
-        return self.tracer.create_proxy("call_function", math.trunc, (self,), {})
-
-    def __divmod__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", divmod, (self, other), {})
-
     def __hash__(self) -> int:
         return id(self)
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+
+def _operation(function: Callable[..., Any], reflected: bool = False) -> Callable[..., Any]:
+    def call(self: ValueProxy, *others: Any) -> Any:
+        args = (*others, self) if reflected else (self, *others)
+        return self.tracer.create_proxy("call_function", function, args, {})
+
+    return call
 
 
 def _in_place(method: str) -> Callable[[ValueProxy, Any], Any]:
@@ -130,8 +159,21 @@ def _in_place(method: str) -> Callable[[ValueProxy, Any], Any]:
     return call
 
 
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "matmul"):
+    setattr(ValueProxy, f"__{_name}__", _operation(getattr(operator, _name)))
+    setattr(ValueProxy, f"__r{_name}__", _operation(getattr(operator, _name), reflected=True))
+for _name, _function in {"and": operator.and_, "or": operator.or_, "xor": operator.xor}.items():
+    setattr(ValueProxy, f"__{_name}__", _operation(_function))
+    setattr(ValueProxy, f"__r{_name}__", _operation(_function, reflected=True))
+for _name in ("eq", "ne", "lt", "gt", "le", "ge", "pos", "neg", "abs", "invert", "getitem"):
+    setattr(ValueProxy, f"__{_name}__", _operation(getattr(operator, _name)))
+for _name, _function in {"floor": math.floor, "ceil": math.ceil, "trunc": math.trunc}.items():
+    setattr(ValueProxy, f"__{_name}__", _operation(_function))
+ValueProxy.__divmod__ = _operation(divmod)
+ValueProxy.__rdivmod__ = _operation(divmod, reflected=True)
+
 # Augmented assignment changes a tensor in place, and with it every view of it: the graph must do the same.
-for _operator, _name in {
+for _name, _method in {
     "iadd": "add_",
     "isub": "sub_",
     "imul": "mul_",
@@ -143,7 +185,56 @@ for _operator, _name in {
     "ior": "bitwise_or_",
     "ixor": "bitwise_xor_",
 }.items():
-    setattr(ValueProxy, f"__{_operator}__", _in_place(_name))
+    setattr(ValueProxy, f"__{_name}__", _in_place(_method))
+
+
+class TensorProxy(ValueProxy, Tensor):
+    """The proxy of a tensor: itself a tensor of that shape and type, on the meta device.
+
+    Python's accesses are recorded here, before any argument is parsed; what reaches torch all the same comes back by
+    ``__torch_function__``.
+    """
+
+    __class__ = property(lambda self: TensorProxy)  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, node: fx.Node, tracer: ModuleTracer) -> TensorProxy:
+        with torch._C.DisableTorchFunction():
+            return Tensor._make_subclass(cls, node.meta["val"])  # type: ignore[no-any-return]
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _OWN or (name.startswith("__") and name.endswith("__")):
+            return object.__getattribute__(self, name)
+        if name in object.__getattribute__(self, "__dict__"):
+            return object.__getattribute__(self, name)
+        return ValueProxy.__getattr__(self, name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self.clone()
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        proxies = find_proxies((args, kwargs))
+        return proxies[0].tracer.record_call(func, args, kwargs or {}, proxies)
+
+
+_OWN = frozenset(vars(ValueProxy)) | frozenset(vars(TensorProxy)) | {"node", "tracer"}
+
+
+def find_proxies(value: Any) -> list[ValueProxy]:
+    """The proxies in a nest of containers."""
+    kind = type(value)
+    if kind is ValueProxy or kind is TensorProxy:
+        return [value]
+    if kind in (tuple, list):
+        return [p for one in value for p in find_proxies(one)]
+    if kind is dict:
+        return [p for one in value.values() for p in find_proxies(one)]
+    if kind is slice:
+        return find_proxies((value.start, value.stop, value.step))
+    return []
 
 
 class _Method:

@@ -12,8 +12,10 @@ from edp_fx.errors import TraceError
 from edp_fx.frontend.assemble import assemble
 from edp_fx.frontend.batch import fixes_batch_size
 from edp_fx.frontend.hooks import follow_hooks
+from edp_fx.frontend.location import described
 from edp_fx.frontend.modes import mode_dependent
 from edp_fx.frontend.normal_form import remove_dead_code, use_modules
+from edp_fx.frontend.proxies import Untraceable
 from edp_fx.frontend.tracer import Guard, ModuleTracer
 from edp_fx.inputs import normalize
 from edp_fx.refusal import Refusal
@@ -38,9 +40,8 @@ def _run(tracer: ModuleTracer, model: nn.Module) -> fx.Graph:
     try:
         graph = tracer.trace(model)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
         raise TraceError(
-            f"cannot trace {type(model).__name__}: {type(error).__name__}: {reason}. "
+            f"cannot trace {type(model).__name__}: {described(error, Untraceable)}. "
             "Check that the model runs on the example inputs; control flow on the input's values cannot be a graph"
         ) from error
     use_modules(graph, model)
@@ -85,8 +86,6 @@ def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
                 tracer = ModuleTracer(inputs, force_opaque=forced, mode=tracer.mode)
                 graph = _run(tracer, model)
     for node in graph.nodes:
-        if isinstance(node.type, str):  # an annotation not looked up, which torch 2.11 cannot pickle
-            node.type = None
         if node.op == "output":
             node.meta["val"] = fx.node.map_arg(node.args[0], lambda n: n.meta["val"])
         else:

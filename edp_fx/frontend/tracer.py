@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-import math
+import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +12,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx, jit, nn
+from torch.utils.checkpoint import CheckpointFunction
 
-from edp_fx.frontend.interception import RecordCalls, patched_factories, wrapped_functions_open
-from edp_fx.frontend.layers import DROPOUTS, AttentionDropout
+from edp_fx.frontend.arguments import lower
+from edp_fx.frontend.constants import real_value
+from edp_fx.frontend.interception import RecordCalls, wrappers
+from edp_fx.frontend.layers import DROPOUTS, AttentionDropout, CustomFunction
+from edp_fx.frontend.location import described
 from edp_fx.frontend.propagate import evaluate
-from edp_fx.frontend.proxies import TrainingFlag, ValueProxy
+from edp_fx.frontend.proxies import TensorProxy, TrainingFlag, Untraceable, ValueProxy
+from edp_fx.frontend.running import attribute, run_node, submodule
+from edp_fx.frontend.shadow import Shadows
 from edp_fx.frontend.shapes import ShapeMode, shapes_only
-from edp_fx.inputs import COMPUTE_LAYERS, snapshot
+from edp_fx.inputs import COMPUTE_LAYERS
 from edp_fx.pairs import Pair
 from edp_fx.refusal import Refusal
 
@@ -29,6 +36,7 @@ _LEAF_TYPES = (
     nn.GroupNorm,
     nn.RMSNorm,
     nn.LocalResponseNorm,
+    jit.ScriptModule,
 )
 
 
@@ -42,7 +50,17 @@ class Guard:
     module: str
 
 
-class ReadsTraining(Exception):
+@dataclass(frozen=True)
+class Taking:
+    """How a guard's value was taken: from which node, by which conversion, at which instruction of the user's code."""
+
+    guard: Guard
+    node: fx.Node
+    convert: Callable[[Any], Any]
+    place: tuple[int, int]
+
+
+class ReadsTraining(BaseException):
     """The module being traced reads ``self.training`` and holds no convolution or linear layer: a leaf."""
 
 
@@ -59,12 +77,12 @@ def _undispatched(function: Callable[..., Any]) -> Callable[..., Any]:
 _COMPOSITE = {F.multi_head_attention_forward: _undispatched(F.multi_head_attention_forward)}
 
 
-class ModuleTracer(fx.Tracer):
-    """Traces a module on fake example inputs.
+class ModuleTracer:
+    """Traces a module on example inputs without data.
 
-    Leaves are torch.nn's own modules without children, subclasses of convolution, linear and norm layers, and
-    modules that read ``self.training`` without owning a layer. A submodule that cannot be traced through becomes
-    an opaque leaf, with the reason in ``opaque``.
+    Leaves are torch.nn's own modules without children, subclasses of convolution, linear and norm layers, scripted
+    modules, and modules that read ``self.training`` without owning a layer. A submodule that cannot be traced through
+    becomes an opaque leaf, with the reason in ``opaque``. The module itself is not touched: its stand-ins run.
 
     Args:
         inputs: example inputs, one a positional argument of ``forward``; the others keep their defaults.
@@ -72,6 +90,10 @@ class ModuleTracer(fx.Tracer):
         force_opaque: paths of modules to keep as leaves, with the reason.
         mode: the shape run of an earlier trace, whose results it remembers.
     """
+
+    graph: fx.Graph
+    model: nn.Module
+    shadows: Shadows
 
     def __init__(
         self,
@@ -81,64 +103,48 @@ class ModuleTracer(fx.Tracer):
         force_opaque: dict[str, str] | None = None,
         mode: ShapeMode | None = None,
     ) -> None:
-        super().__init__(autowrap_modules=(math,))
         self.inputs, self.training = inputs, training
         self.force_opaque = force_opaque or {}
         self.mode = mode or ShapeMode(inputs[0].device)
-        self.guards: list[Guard] = []
+        self.takings: list[Taking] = []
         self.opaque: list[Refusal] = []
         self.mode_readers: set[str] = set()
         self.extra_modules: dict[str, nn.Module] = {}
         self.constant_values: dict[str, Tensor] = {}
         self.evaluating = False
+        self.grad_enabled = True
         self._attributes: dict[str, ValueProxy] = {}
         self._names: dict[int, str] = {}
         self._stack: list[str] = []
         self._called: set[int] = set()
-        self._before: dict[int, Callable[[], None]] = {}
+
+    @property
+    def guards(self) -> list[Guard]:
+        """What was taken from the example."""
+        return [taking.guard for taking in self.takings]
 
     # Entry -----------------------------------------------------------------------------------------------------
 
-    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        """The graph of ``root``; every attribute of its modules is as before afterwards."""
-        self._names = {id(p): n for n, p in root.named_parameters()} | {id(b): n for n, b in root.named_buffers()}
-        self._buffers = dict(root.named_buffers())
-        modules = list(root.modules())
-        self._before = {id(module): snapshot(module) for module in modules}
+    def trace(self, model: nn.Module) -> fx.Graph:
+        """The graph of ``model``."""
+        self.model, self.graph = model, fx.Graph(tracer_cls=fx.Tracer)
+        self._names = {id(p): n for n, p in model.named_parameters()} | {id(b): n for n, b in model.named_buffers()}
+        self.shadows = Shadows(model, self)
+        root = self.shadows.root
+        root.__dict__["training"] = TrainingFlag(self, "")
+        self._stack.append("")
         try:
-            for module in modules:
-                module.__dict__["training"] = False
-            root.__dict__["training"] = TrainingFlag(self, "")
-            self._stack.append("")
-            with wrapped_functions_open(), patched_factories(self), RecordCalls(self):
-                graph = super().trace(root)
-            self._write_back(graph, root)
+            with wrappers, RecordCalls(self), torch.enable_grad():
+                self.graph.output(lower(root._call_impl(*self._placeholders()), self))
         finally:
-            for restore in self._before.values():
-                restore()
-        return graph
+            self._stack.pop()
+        self._write_back()
+        return self.graph
 
-    def _write_back(self, graph: fx.Graph, root: nn.Module) -> None:
-        """Buffers that the forward assigned anew are written at the end of the graph."""
-        output = next(iter(reversed(graph.nodes)))
-        for path, module in root.named_modules():
-            for name, value in module._buffers.items():
-                target = f"{path}.{name}" if path else name
-                if type(value) is not ValueProxy or not isinstance(value.value, Tensor):
-                    continue
-                with graph.inserting_before(output):
-                    buffer = graph.create_node("get_attr", target, (), {})
-                    buffer.meta["val"] = self.mode.meta(self._buffers[target])
-                    if value.value.shape != buffer.meta["val"].shape:
-                        graph.erase_node(buffer)  # a cache of another size
-                        continue
-                    written = graph.create_node("call_method", "copy_", (buffer, value.node), {})
-                    written.meta["val"] = buffer.meta["val"]
-
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+    def _placeholders(self) -> list[ValueProxy]:
         """Placeholders for the example inputs; further arguments of ``forward`` are left at their defaults."""
         names: list[str] = []
-        for name, parameter in list(inspect.signature(root_fn).parameters.items())[1:]:
+        for name, parameter in inspect.signature(self.shadows.root.forward).parameters.items():
             if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
                 names += [f"{name}_{i}" for i in range(len(names), len(self.inputs))]
             elif parameter.kind in (
@@ -147,37 +153,89 @@ class ModuleTracer(fx.Tracer):
             ):
                 names.append(name)
         names += [f"input_{i}" for i in range(len(names), len(self.inputs))]
-        arguments: list[Any] = [self.root]
-        for name, example in zip(names, self.inputs):
-            node = self.create_node("placeholder", name, (), {})
-            node.meta["val"] = self.mode.meta(example)
-            arguments.append(self.proxy(node))
-        return root_fn, arguments
+        return [self._input(name, example) for name, example in zip(names, self.inputs)]
+
+    def _input(self, name: str, example: Tensor) -> ValueProxy:
+        node = self.graph.create_node("placeholder", name)
+        node.meta["val"] = self.mode.meta(example)
+        return self.proxy(node)
+
+    def _write_back(self) -> None:
+        """Buffers that the forward assigned anew are written at the end of the graph."""
+        buffers = dict(self.model.named_buffers(remove_duplicate=False))
+        output = next(iter(reversed(self.graph.nodes)))
+        for path, module in self.shadows.root.named_modules():
+            for name, value in module._buffers.items():
+                target = f"{path}.{name}" if path else name
+                if type(value) is not TensorProxy or target not in buffers:
+                    continue
+                example = self.mode.meta(buffers[target])
+                if value.value.shape != example.shape:
+                    continue  # a cache of another size
+                with self.graph.inserting_before(output):
+                    buffer = self.graph.create_node("get_attr", target)
+                    written = self.graph.create_node("call_method", "copy_", (buffer, value.node))
+                buffer.meta["val"] = written.meta["val"] = example
 
     # Values ----------------------------------------------------------------------------------------------------
 
     def proxy(self, node: fx.Node) -> ValueProxy:
         """Wrap a node that has its value."""
-        return ValueProxy(node, self)
+        return (TensorProxy if isinstance(node.meta["val"], Tensor) else ValueProxy)(node, self)
 
-    def create_arg(self, a: Any) -> Any:
-        """Lower an argument; a training flag that is not understood elsewhere is read here."""
-        if type(a) is ValueProxy:
-            return a.node
-        if type(a) is TrainingFlag:
-            return bool(a)
-        lowered = super().create_arg(a)
-        if isinstance(lowered, fx.Node) and "val" not in lowered.meta:
-            if not isinstance(a, Tensor):  # a named tuple, made by a node
-                lowered.meta["val"] = self.evaluate(lowered)
-                return lowered
-            lowered.meta["val"] = self.mode.meta(a)
-            if str(lowered.target) not in self._names.values():
-                self.constant_values[str(lowered.target)] = a
-        return lowered
+    def attribute(self, tensor: Tensor) -> Any:
+        """A parameter or buffer that the forward reads is a node of the graph."""
+        if self.evaluating or not self._stack or id(tensor) not in self._names:
+            return tensor
+        return self._get_attr(self._names[id(tensor)], tensor)
 
-    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
+    def _get_attr(self, name: str, tensor: Tensor) -> ValueProxy:
+        if name not in self._attributes:
+            node = self.graph.create_node("get_attr", name)
+            node.meta["val"] = self.mode.meta(tensor)
+            self._attributes[name] = self.proxy(node)
+        return self._attributes[name]
+
+    def _tensor(self, name: str) -> Tensor:
+        known = self.constant_values.get(name)
+        return attribute(self.model, name) if known is None else known
+
+    def constant(self, tensor: Tensor) -> fx.Node:
+        """The node of a tensor that is no proxy: of the model's own, or made by its forward from nothing."""
+        if id(tensor) in self._names:
+            return self._get_attr(self._names[id(tensor)], tensor).node
+        if self._is_lost(tensor):
+            return self.found_again(tensor).node
+        name = next((name for name, known in self.constant_values.items() if known is tensor), None)
+        if name is None:
+            name = self.shadows.plain_tensors.get(id(tensor)) or f"_tensor_constant{len(self.constant_values)}"
+            self.constant_values[name] = tensor
+        return self._get_attr(name, tensor).node
+
+    def _is_lost(self, tensor: Tensor) -> bool:
+        """Whether C++ has made a tensor of a proxy: no tensor of the model's own is without data."""
+        with torch._C.DisableTorchFunction():
+            return tensor.is_meta and self.mode.device.type != "meta" and id(tensor) not in self._names
+
+    def found_again(self, tensor: Tensor) -> Any:
+        """The proxy of the node whose value lies in the memory of a tensor that C++ has made of a proxy."""
+        if not self._is_lost(tensor):
+            return tensor
+
+        def place(one: Tensor) -> Any:
+            return (one.untyped_storage()._cdata, one.storage_offset(), one.shape, one.stride(), one.dtype)
+
+        with torch._C.DisableTorchFunction():
+            for node in reversed(self.graph.nodes):
+                value = node.meta.get("val")
+                if isinstance(value, Tensor) and place(value) == place(tensor):
+                    return self.proxy(node)
+        raise Untraceable("a tensor was computed from the input by code that torch's function overrides do not see")
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
         """Record a node and compute its value."""
+        if not self._stack:
+            raise Untraceable("a value of a graph that is already traced is used, which the forward had kept")
         if kind == "call_function":
             if target is torch._assert:
                 bool(args[0])
@@ -190,138 +248,170 @@ class ModuleTracer(fx.Tracer):
                 args, kwargs, module = _attention(args, kwargs)
                 if module is not None:
                     kind, target = "call_module", self._add_module("attention", module)
-        node = self.create_node(kind, target, self.create_arg(tuple(args)), self.create_arg(dict(kwargs)))
-        node.meta["val"] = self.evaluate(node)
-        proxy = self.proxy(node)
-        if not torch.is_grad_enabled() and isinstance(proxy.value, Tensor) and proxy.value.is_floating_point():
+        elif kind == "call_method" and target in ("item", "tolist"):
+            return self.take(args[0], target, lambda value: getattr(value, target)())
+        node = self.graph.create_node(kind, target, lower(tuple(args), self), lower(dict(kwargs), self))
+        try:
+            value = node.meta["val"] = self.evaluate(node)
+        except Exception:
+            self.graph.erase_node(node)
+            numbers = [self._as_number(arg) for arg in args]
+            if all(map(lambda one, other: one is other, numbers, args)):
+                raise
+            return self.create_proxy(kind, target, numbers, kwargs)
+        if value is None:
+            return None
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.is_grad_enabled():
             # A forward that computes this under no_grad: say so in the graph, whose run has no such context.
-            detached = self.create_node("call_method", "detach", (node,), {})
-            detached.meta["val"] = proxy.value
-            return self.proxy(detached)
-        return proxy
+            node = self.graph.create_node("call_method", "detach", (node,))
+            node.meta["val"] = value
+        return self.proxy(node)
+
+    def _as_number(self, value: Any) -> Any:
+        """A tensor of one number that is none of the input's as a plain number, which some functions insist on."""
+        if type(value) is TensorProxy and value.value.ndim == 0:
+            return self.take(value, "item", Tensor.item)
+        return value
 
     def evaluate(self, node: fx.Node) -> Any:
         """The value of a node from those of its arguments."""
-        self.evaluating = True
+        was, self.evaluating = self.evaluating, True
         try:
             if node.op == "call_module" and node.target in self.extra_modules:
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
                 with shapes_only(self.mode):
                     return self.extra_modules[str(node.target)].eval()(*args, **kwargs)
-            if node.op == "get_attr" and node.target in self.constant_values:
-                return self.mode.meta(self.constant_values[str(node.target)])
+            if node.op == "get_attr":
+                return self.mode.meta(self._tensor(str(node.target)))
             if node.target is getattr and node.args[1] == "device":
                 return self.mode.device
-            return evaluate(self.root, node, self.mode)
+            return evaluate(self.shadows.root, node, self.mode)
         finally:
-            self.evaluating = False
+            self.evaluating = was
 
     def take(self, proxy: ValueProxy, kind: str, convert: Callable[[Any], Any]) -> Any:
-        """Give Python the value it insists on, and note that the graph now depends on it."""
+        """Give Python the value it insists on, and note that the graph now depends on it.
+
+        Raises:
+            Untraceable: the value is the model's input's.
+        """
         value = proxy.value
         if isinstance(value, Tensor) and kind != "len":
-            node = proxy.node
-            if node.op != "get_attr":
-                raise TypeError(f"{kind}() of a computed tensor: the model's control flow depends on its input")
-            value = _attribute(self.root, str(node.target))  # a buffer read as a setting
+            value = self._real_value(proxy.node)
         taken = convert(value)
-        self.guards.append(Guard(proxy.node.name, kind, taken, self._stack[-1]))
+        guard = Guard(proxy.node.name, kind, taken, self._stack[-1] if self._stack else "")
+        self.takings.append(Taking(guard, proxy.node, convert, _place()))
         return taken
 
+    def _real_value(self, node: fx.Node) -> Any:
+        def run(one: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
+            if one.op == "get_attr":
+                return self._tensor(str(one.target))
+            with torch._C.DisableTorchFunction():
+                return run_node(self.shadows.root, one, value_of)
+
+        was, self.evaluating = self.evaluating, True
+        try:
+            return real_value(node, run)
+        finally:
+            self.evaluating = was
+
     def record_call(self, func: Any, args: Any, kwargs: Any, proxies: list[ValueProxy]) -> Any:
-        """A torch call that argument parsing, not the model, may already have asked proxies for values."""
-        names = {proxy.node.name for proxy in proxies}
-        while self.guards and self.guards[-1].kind == "index" and self.guards[-1].node in names:
-            self.guards.pop()
-        if any(isinstance(proxy.value, Tensor) for proxy in proxies) and func in _COMPOSITE:
+        """A torch call that has proxies among its arguments."""
+        self._forget_asking(proxies)
+        if func in _COMPOSITE and any(type(proxy) is TensorProxy for proxy in proxies):
             return _COMPOSITE[func](*args, **kwargs)
+        if isinstance(func, jit.ScriptFunction):
+            return func._torchdynamo_inline(*args, **kwargs)  # the Python function that was scripted
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            return getattr(args[0], func.__self__.__name__)
+        if name == "__set__":
+            raise Untraceable(f"the attribute {func.__self__.__name__!r} of a tensor is assigned")
         if torch.overrides.is_tensor_method_or_property(func):
-            name = func.__name__
-            if name == "__get__":
-                return self.create_proxy("call_function", getattr, (args[0], func.__self__.__name__), {})
             return self.create_proxy("call_method", name, args, kwargs)
         return self.create_proxy("call_function", func, args, kwargs)
 
+    def _forget_asking(self, proxies: list[ValueProxy]) -> None:
+        """Drop the guards of sizes that C++'s argument parser, not the model, has just asked for."""
+        if self.takings and self.takings[-1].guard.kind == "index":
+            place, nodes = _place(), {proxy.node for proxy in proxies}
+            while self.takings and self.takings[-1].place == place and self.takings[-1].node in nodes:
+                self.takings.pop()
+
+    def apply_function(self, function: type[torch.autograd.Function], args: tuple[Any, ...]) -> Any:
+        """An autograd function that is applied is a module; gradient checkpointing is what it checkpoints."""
+        enabled = self.grad_enabled
+        with torch.set_grad_enabled(enabled):  # C++ has switched gradients off for the function's forward
+            if function is CheckpointFunction:
+                result = args[0](*args[2:])
+            else:
+                name = self._add_module("function", CustomFunction(function))
+                result = self.create_proxy("call_module", name, args, {})
+        self.grad_enabled = enabled
+        return tuple(result) if isinstance(result, tuple) else result
+
     # Modules ---------------------------------------------------------------------------------------------------
 
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Parameters and buffers read by a forward are graph nodes."""
-        if self.evaluating or not isinstance(attr_val, Tensor):
-            return attr_val
-        name = self._names.get(id(attr_val))
-        if name is None:
-            return attr_val
-        if name not in self._attributes:
-            node = self.create_node("get_attr", name, (), {})
-            node.meta["val"] = self.mode.meta(attr_val)
-            self._attributes[name] = self.proxy(node)
-        return self._attributes[name]
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+    def is_leaf(self, path: str) -> bool:
         """Whether a module is a single node, whatever its forward does."""
-        if isinstance(m, _LEAF_TYPES) or module_qualified_name in self.force_opaque:
+        module = submodule(self.model, path)
+        if isinstance(module, _LEAF_TYPES) or path in self.force_opaque:
             return True
-        return type(m).__module__.startswith("torch.nn.") and not m._modules
+        return type(module).__module__.startswith("torch.nn.") and not module._modules
 
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+    def call_module(self, shadow: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """A node for a leaf, the module's own nodes otherwise; what cannot be traced is rolled back to a leaf."""
-        if self.evaluating:
+        forward: Callable[..., Any] = shadow._call_impl
+        if self.evaluating or not self._stack:
             return forward(*args, **kwargs)
-        path = self.path_of_module(m)
+        path = self.shadows.path(shadow)
         if path in self.force_opaque:
             self.opaque.append(Refusal(path, self.force_opaque[path]))
-        if self.is_leaf_module(m, path):
+        if self.is_leaf(path):
             return self.create_proxy("call_module", path, args, kwargs)
-        if isinstance(m, Pair):  # shown as its two layers, whatever its fused forward computes
-
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                return nn.Sequential.forward(m, *args, **kwargs)
-
-        undo = self._checkpoint(m)
-        was = m.__dict__["training"]
-        m.__dict__["training"] = TrainingFlag(self, path)
+        if isinstance(shadow, Pair):  # shown as its two layers, whatever its fused forward computes
+            forward = functools.partial(nn.Sequential.forward, shadow)
+        undo = self._checkpoint(shadow)
+        was = shadow.__dict__["training"]
+        shadow.__dict__["training"] = TrainingFlag(self, path)
         self._stack.append(path)
         try:
-            with fx.proxy.ScopeContextManager(self.scope, fx.proxy.Scope(path, type(m))):
-                self.module_stack[path] = (path, type(m))
-                try:
-                    return forward(*args, **kwargs)
-                finally:
-                    self.module_stack.pop(path, None)
+            return forward(*args, **kwargs)
         except ReadsTraining as stop:
             if stop.args != (path,):
                 raise
             reason = None
         except Exception as error:
-            reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            reason = described(error, Untraceable)
         finally:
             self._stack.pop()
-            m.__dict__["training"] = was
+            shadow.__dict__["training"] = was
         undo()
-        proxy = self.create_proxy("call_module", path, args, kwargs)
+        result = self.create_proxy("call_module", path, args, kwargs)
         if reason is not None:
             self.opaque.append(Refusal(path, reason))
-        return proxy
+        return result
 
     def read_training(self, path: str) -> bool:
         """``self.training`` was asked for by the module at ``path``."""
-        module = self.root.get_submodule(path)
-        if path and not any(isinstance(one, COMPUTE_LAYERS) for one in module.modules()):
+        if path and not any(isinstance(one, COMPUTE_LAYERS) for one in submodule(self.model, path).modules()):
             raise ReadsTraining(path)
         self.mode_readers.add(path)
         return self.training
 
-    def _checkpoint(self, m: nn.Module) -> Callable[[], None]:
-        """A way back to where ``m`` was called.
+    def _checkpoint(self, shadow: nn.Module) -> Callable[[], None]:
+        """A way back to where a module was called.
 
         The first call of a module finds it as it was before the trace; only for a later one its state is copied.
         """
         last = next(iter(reversed(self.graph.nodes)), None)
-        guards, opaque, modules = len(self.guards), len(self.opaque), len(self.extra_modules)
-        readers = set(self.mode_readers)
-        again = id(m) in self._called
-        states = [snapshot(one) for one in m.modules()] if again else []
-        self._called.add(id(m))
+        takings, opaque, modules = len(self.takings), len(self.opaque), len(self.extra_modules)
+        constants = len(self.constant_values)
+        readers, enabled = set(self.mode_readers), self.grad_enabled
+        again = id(shadow) in self._called
+        states = [self.shadows.keep(one) for one in shadow.modules()] if again else []
+        self._called.add(id(shadow))
 
         def undo() -> None:
             for node in reversed(list(self.graph.nodes)):
@@ -329,16 +419,16 @@ class ModuleTracer(fx.Tracer):
                     break
                 self.graph.erase_node(node)
             self._attributes = {n: p for n, p in self._attributes.items() if not p.node._erased}
-            del self.guards[guards:], self.opaque[opaque:]
-            for name in list(self.extra_modules)[modules:]:
-                del self.extra_modules[name]
-            self.mode_readers = readers
+            del self.takings[takings:], self.opaque[opaque:]
+            for table, count in ((self.extra_modules, modules), (self.constant_values, constants)):
+                for name in list(table)[count:]:
+                    del table[name]
+            self.mode_readers, self.grad_enabled = readers, enabled
             for restore in states:
                 restore()
-            for one in m.modules() if not again else ():
-                if id(one) in self._before:
-                    self._before[id(one)]()
-                    one.__dict__["training"] = False
+            for one in shadow.modules() if not again else ():
+                if self.shadows.path(one) is not None:
+                    self.shadows.reset(one)
 
         return undo
 
@@ -354,12 +444,20 @@ class ModuleTracer(fx.Tracer):
 
     def _add_module(self, kind: str, module: nn.Module) -> str:
         prefix = f"{self._stack[-1]}." if self._stack[-1] else ""
-        owner = self.root.get_submodule(self._stack[-1])
+        owner = submodule(self.model, self._stack[-1])
         index = 0
         while hasattr(owner, f"{kind}_{index}") or f"{prefix}{kind}_{index}" in self.extra_modules:
             index += 1
         self.extra_modules[f"{prefix}{kind}_{index}"] = module
         return f"{prefix}{kind}_{index}"
+
+
+def _place() -> tuple[int, int]:
+    """The instruction of the code being traced that has asked this library for something."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+        frame = frame.f_back
+    return (id(frame), frame.f_lasti)
 
 
 def _attention(args: Any, kwargs: Any) -> tuple[Any, Any, nn.Module | None]:
@@ -372,9 +470,3 @@ def _attention(args: Any, kwargs: Any) -> tuple[Any, Any, nn.Module | None]:
     del options["dropout_p"]
     first = tuple(options.pop(name) for name in names[:3])
     return first, options, AttentionDropout(float(p))
-
-
-def _attribute(root: nn.Module, name: str) -> Any:
-    path, _, leaf = name.rpartition(".")
-    module = root.get_submodule(path)
-    return module._parameters[leaf] if leaf in module._parameters else module._buffers[leaf]

@@ -1,0 +1,29 @@
+"""Where in the user's code an error was raised."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import torch
+
+import edp_fx
+
+_OURS = tuple(f"{Path(package.__file__).resolve().parent}/" for package in (torch, edp_fx) if package.__file__)
+_OURS += (f"{Path(_OURS[-1]).parent}/passes/",)
+
+
+def location(error: BaseException) -> str:
+    """``" at model.py:42, in Block.forward"``: the innermost line that is neither torch's nor this library's."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        code = frame.f_code
+        if not code.co_filename.startswith(("<", *_OURS)):
+            name = getattr(code, "co_qualname", code.co_name).rpartition("<locals>.")[2]
+            return f" at {Path(code.co_filename).name}:{line}, in {name}"
+    return ""
+
+
+def described(error: BaseException, plain: type[BaseException]) -> str:
+    """The first line of an error and its place; the type is told unless it is ``plain``, whose message says all."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return (text if isinstance(error, plain) else f"{type(error).__name__}: {text}") + location(error)
