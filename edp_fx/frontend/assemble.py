@@ -6,7 +6,7 @@ import functools
 from types import MethodType
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx, jit, nn
 
 from edp_fx.frontend.running import submodule
 
@@ -18,6 +18,8 @@ def share(module: nn.Module, memo: dict[int, nn.Module]) -> nn.Module:
     """
     if id(module) in memo:
         return memo[id(module)]
+    if isinstance(module, jit.ScriptModule):
+        return module  # made of C++ objects
     new: nn.Module = object.__new__(type(module))
     memo[id(module)] = new
     for key, value in module.__dict__.items():
@@ -27,6 +29,8 @@ def share(module: nn.Module, memo: dict[int, nn.Module]) -> nn.Module:
             value = value.copy()
         elif isinstance(value, MethodType) and value.__self__ is module:
             value = MethodType(value.__func__, new)
+        elif key == "_compiled_call_impl":
+            continue  # the original's forward, compiled in place
         new.__dict__[key] = value
     return new
 

@@ -1,8 +1,8 @@
 """What the tracer puts in the way of a running forward: calls that the proxies alone would not see.
 
-Torch calls are seen by a mode, which belongs to the thread that traces. Three things no mode sees: functions whose C++
-argument parser refuses a proxy, Python's ``math``, and autograd functions. For these torch's and Python's own names
-are wrapped while any thread traces; a wrapper acts on proxies alone and passes everything else on.
+Torch calls are seen by a mode, which belongs to the thread that traces. No mode sees functions whose C++ argument
+parser refuses a proxy, Python's ``math``, and autograd and scripted functions. For these torch's and Python's own
+names are wrapped while any thread traces; a wrapper acts on proxies alone and passes everything else on.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch._C import ScriptFunction
 from torch.autograd.function import FunctionMeta
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from edp_fx.frontend.proxies import find_proxies
+from edp_fx.frontend.proxies import Untraceable, find_proxies
 
 if TYPE_CHECKING:
     from edp_fx.frontend.tracer import ModuleTracer
@@ -70,6 +71,19 @@ def _recorded(original: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _inlined(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Calls of scripted functions: given a proxy, the Python function that was scripted is traced through."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not find_proxies((args, kwargs)):
+            return original(self, *args, **kwargs)
+        if not hasattr(self, "_torchdynamo_inline"):
+            raise Untraceable(f"the function {self.name} was traced by torch.jit, and its Python code is gone")
+        return self._torchdynamo_inline(*args, **kwargs)
+
+    return call
+
+
 def _class_attribute(cls: type, name: str) -> Any:
     """Attribute access of autograd functions: C++ looks up ``forward`` when one is applied, to whatever it is given."""
     value = type.__getattribute__(cls, name)
@@ -100,9 +114,10 @@ class _Wrappers:
                 return
             names = [(torch, name) for name in _PARSED_EARLY]
             names += [(math, name) for name, value in vars(math).items() if callable(value) and name[0] != "_"]
-            self._originals = [(home, name, getattr(home, name)) for home, name in names]
+            names += [(ScriptFunction, "__call__")]
+            self._originals = [(home, name, vars(home)[name]) for home, name in names]
             for home, name, original in self._originals:
-                setattr(home, name, _recorded(original))
+                setattr(home, name, (_inlined if home is ScriptFunction else _recorded)(original))
             FunctionMeta.__getattribute__ = _class_attribute  # type: ignore[method-assign,assignment]
 
     def __exit__(self, *error: Any) -> None:

@@ -62,12 +62,13 @@ class ValueProxy:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)  # Python's own protocols are those below
-        value = getattr(self.value, name)
+        with torch._C.DisableTorchFunction():
+            value = getattr(self.value, name)
         if name == "is_cuda":
             return self.tracer.mode.device.type == "cuda"
         if callable(value) and not isinstance(value, torch.dtype):
             if name in _STATIC_METHODS:
-                return value
+                return _unseen(value)
             return _Method(self, name)
         if value is None or isinstance(value, (bool, str)) or name in ("ndim", "layout"):
             return value
@@ -135,11 +136,28 @@ class ValueProxy:
     def __hash__(self) -> int:
         return id(self)
 
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        proxies = find_proxies((args, kwargs))
+        return proxies[0].tracer.record_call(func, args, kwargs or {}, proxies)
+
     def __copy__(self) -> Any:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self
+
+
+def _unseen(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of an example, whose calls are none of the model's."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return function(*args, **kwargs)
+
+    return call
 
 
 def _operation(function: Callable[..., Any], reflected: bool = False) -> Callable[..., Any]:
@@ -211,13 +229,6 @@ class TensorProxy(ValueProxy, Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self.clone()
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        proxies = find_proxies((args, kwargs))
-        return proxies[0].tracer.record_call(func, args, kwargs or {}, proxies)
 
 
 _OWN = frozenset(vars(ValueProxy)) | frozenset(vars(TensorProxy)) | {"node", "tracer"}

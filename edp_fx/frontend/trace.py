@@ -17,6 +17,7 @@ from edp_fx.frontend.modes import mode_dependent
 from edp_fx.frontend.normal_form import remove_dead_code, use_modules
 from edp_fx.frontend.proxies import Untraceable
 from edp_fx.frontend.tracer import Guard, ModuleTracer
+from edp_fx.frontend.unwrap import unwrapped
 from edp_fx.inputs import normalize
 from edp_fx.refusal import Refusal
 
@@ -57,14 +58,17 @@ def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
     its fake value in ``node.meta["val"]``; a :class:`TraceReport` is in ``gm.meta["edp_fx.trace"]``.
 
     Args:
-        model: any module, on any device (meta included: nothing is computed on real tensors).
+        model: any module, on any device (meta included: nothing is computed on real tensors); what ``torch.compile``,
+            ``DataParallel`` and ``DistributedDataParallel`` made is taken out of its wrapper. It is left as it is.
         example_inputs: a tensor or a tuple of tensors, the positional arguments of ``forward``; the other
             arguments are bound to their defaults.
 
     Raises:
-        TraceError: the model does not run on the example inputs, or its own forward depends on their values.
-        ModelError: the example inputs are not tensors.
+        TraceError: the model does not run on the example inputs, its own forward depends on their values, or it is
+            scripted or sharded.
+        ModelError: the model is no module, or the example inputs are not tensors.
     """
+    model = unwrapped(model)
     inputs: tuple[Tensor, ...] = normalize(example_inputs, model)
     if isinstance(model, fx.GraphModule) and "edp_fx.trace" in model.meta:
         return model

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, jit, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import CheckpointFunction
 
 from edp_fx.frontend.arguments import lower
@@ -157,7 +158,7 @@ class ModuleTracer:
 
     def _input(self, name: str, example: Tensor) -> ValueProxy:
         node = self.graph.create_node("placeholder", name)
-        node.meta["val"] = self.mode.meta(example)
+        node.meta["val"] = self._example(example)
         return self.proxy(node)
 
     def _write_back(self) -> None:
@@ -183,6 +184,10 @@ class ModuleTracer:
         """Wrap a node that has its value."""
         return (TensorProxy if isinstance(node.meta["val"], Tensor) else ValueProxy)(node, self)
 
+    def _example(self, tensor: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            return self.mode.meta(tensor)
+
     def attribute(self, tensor: Tensor) -> Any:
         """A parameter or buffer that the forward reads is a node of the graph."""
         if self.evaluating or not self._stack or id(tensor) not in self._names:
@@ -192,7 +197,7 @@ class ModuleTracer:
     def _get_attr(self, name: str, tensor: Tensor) -> ValueProxy:
         if name not in self._attributes:
             node = self.graph.create_node("get_attr", name)
-            node.meta["val"] = self.mode.meta(tensor)
+            node.meta["val"] = self._example(tensor)
             self._attributes[name] = self.proxy(node)
         return self._attributes[name]
 
@@ -218,7 +223,7 @@ class ModuleTracer:
             return tensor.is_meta and self.mode.device.type != "meta" and id(tensor) not in self._names
 
     def found_again(self, tensor: Tensor) -> Any:
-        """The proxy of the node whose value lies in the memory of a tensor that C++ has made of a proxy."""
+        """A tensor that C++ has made of a proxy, as torch.autograd.Variable does: the same values without gradient."""
         if not self._is_lost(tensor):
             return tensor
 
@@ -229,7 +234,7 @@ class ModuleTracer:
             for node in reversed(self.graph.nodes):
                 value = node.meta.get("val")
                 if isinstance(value, Tensor) and place(value) == place(tensor):
-                    return self.proxy(node)
+                    return self._detached(node)
         raise Untraceable("a tensor was computed from the input by code that torch's function overrides do not see")
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
@@ -261,11 +266,15 @@ class ModuleTracer:
             return self.create_proxy(kind, target, numbers, kwargs)
         if value is None:
             return None
-        if isinstance(value, Tensor) and value.is_floating_point() and not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and isinstance(value, Tensor) and _is_real(value):
             # A forward that computes this under no_grad: say so in the graph, whose run has no such context.
-            node = self.graph.create_node("call_method", "detach", (node,))
-            node.meta["val"] = value
+            return self._detached(node)
         return self.proxy(node)
+
+    def _detached(self, node: fx.Node) -> ValueProxy:
+        detached = self.graph.create_node("call_method", "detach", (node,))
+        detached.meta["val"] = node.meta["val"]
+        return self.proxy(detached)
 
     def _as_number(self, value: Any) -> Any:
         """A tensor of one number that is none of the input's as a plain number, which some functions insist on."""
@@ -282,7 +291,7 @@ class ModuleTracer:
                 with shapes_only(self.mode):
                     return self.extra_modules[str(node.target)].eval()(*args, **kwargs)
             if node.op == "get_attr":
-                return self.mode.meta(self._tensor(str(node.target)))
+                return self._example(self._tensor(str(node.target)))
             if node.target is getattr and node.args[1] == "device":
                 return self.mode.device
             return evaluate(self.shadows.root, node, self.mode)
@@ -298,7 +307,8 @@ class ModuleTracer:
         value = proxy.value
         if isinstance(value, Tensor) and kind != "len":
             value = self._real_value(proxy.node)
-        taken = convert(value)
+        with torch._C.DisableTorchFunction():
+            taken = convert(value)
         guard = Guard(proxy.node.name, kind, taken, self._stack[-1] if self._stack else "")
         self.takings.append(Taking(guard, proxy.node, convert, _place()))
         return taken
@@ -321,8 +331,6 @@ class ModuleTracer:
         self._forget_asking(proxies)
         if func in _COMPOSITE and any(type(proxy) is TensorProxy for proxy in proxies):
             return _COMPOSITE[func](*args, **kwargs)
-        if isinstance(func, jit.ScriptFunction):
-            return func._torchdynamo_inline(*args, **kwargs)  # the Python function that was scripted
         name = getattr(func, "__name__", "")
         if name == "__get__":
             return getattr(args[0], func.__self__.__name__)
@@ -343,13 +351,15 @@ class ModuleTracer:
         """An autograd function that is applied is a module; gradient checkpointing is what it checkpoints."""
         enabled = self.grad_enabled
         with torch.set_grad_enabled(enabled):  # C++ has switched gradients off for the function's forward
-            if function is CheckpointFunction:
-                result = args[0](*args[2:])
+            if function is CheckpointFunction:  # new proxies: C++ would replace an output that is an input
+                result = tree_map_only(TensorProxy, lambda one: self.proxy(one.node), args[0](*args[2:]))
             else:
                 name = self._add_module("function", CustomFunction(function))
                 result = self.create_proxy("call_module", name, args, {})
+            if isinstance(result, tuple):  # C++ wants one
+                result = tuple(result)
         self.grad_enabled = enabled
-        return tuple(result) if isinstance(result, tuple) else result
+        return result
 
     # Modules ---------------------------------------------------------------------------------------------------
 
@@ -450,6 +460,11 @@ class ModuleTracer:
             index += 1
         self.extra_modules[f"{prefix}{kind}_{index}"] = module
         return f"{prefix}{kind}_{index}"
+
+
+def _is_real(tensor: Tensor) -> bool:
+    with torch._C.DisableTorchFunction():
+        return tensor.is_floating_point()
 
 
 def _place() -> tuple[int, int]:
