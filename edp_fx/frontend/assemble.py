@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from types import MethodType
 from typing import Any
 
 from torch import Tensor, fx, jit, nn
 
+from edp_fx.frontend.references import redirected
 from edp_fx.frontend.running import submodule
 
 
@@ -16,23 +16,20 @@ def share(module: nn.Module, memo: dict[int, nn.Module]) -> nn.Module:
 
     Rewriting the copy (pruning a layer, swapping a child) leaves the original alone, and costs no memory.
     """
-    if id(module) in memo:
-        return memo[id(module)]
-    if isinstance(module, jit.ScriptModule):
-        return module  # made of C++ objects
-    new: nn.Module = object.__new__(type(module))
-    memo[id(module)] = new
-    for key, value in module.__dict__.items():
-        if key == "_modules":
-            value = {name: child and share(child, memo) for name, child in value.items()}
-        elif key.startswith("_") and isinstance(value, (dict, set)):
-            value = value.copy()
-        elif isinstance(value, MethodType) and value.__self__ is module:
-            value = MethodType(value.__func__, new)
-        elif key == "_compiled_call_impl":
-            continue  # the original's forward, compiled in place
-        new.__dict__[key] = value
-    return new
+    new = [one for one in module.modules() if id(one) not in memo]
+    for one in new:
+        # scripted modules are made of C++ objects
+        memo[id(one)] = one if isinstance(one, jit.ScriptModule) else object.__new__(type(one))
+    for one in new:
+        if isinstance(one, jit.ScriptModule):
+            continue
+        state = memo[id(one)].__dict__
+        for key, value in one.__dict__.items():
+            if key in ("_parameters", "_buffers"):
+                state[key] = value.copy()
+            elif key != "_compiled_call_impl":  # the original's forward, compiled in place
+                state[key] = redirected(value, memo)
+    return memo[id(module)]
 
 
 def _container(module: nn.Module, leaves: set[int], memo: dict[int, nn.Module]) -> nn.Module | None:

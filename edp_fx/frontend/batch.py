@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from edp_fx.frontend.shapes import shapes_only
 from edp_fx.frontend.tracer import ModuleTracer
-from edp_fx.inputs import eval_mode
 from edp_fx.leaves import tensors_of
 
 
@@ -17,7 +16,7 @@ def _shapes(value: Any) -> list[torch.Size]:
     return [t.shape for t in tensors_of(value)]
 
 
-def fixes_batch_size(model: nn.Module, inputs: tuple[Tensor, ...], tracer: ModuleTracer, graph: fx.Graph) -> bool:
+def fixes_batch_size(inputs: tuple[Tensor, ...], tracer: ModuleTracer, graph: fx.Graph) -> bool:
     """Whether the graph fails, or gives other shapes than the model, at one more sample a batch.
 
     False as well where the model itself does not run at another batch size. Nothing is computed but shapes.
@@ -25,24 +24,23 @@ def fixes_batch_size(model: nn.Module, inputs: tuple[Tensor, ...], tracer: Modul
     if not tracer.guards or any(x.ndim == 0 for x in inputs):
         return False
     wider = [tracer.mode.meta(x).new_empty((x.shape[0] + 1, *x.shape[1:])) for x in inputs]
-    with eval_mode(model):
-        try:
-            with shapes_only(tracer.mode):
-                expected = _shapes(model(*wider))
-        except Exception:
-            return False
-        before = {node: node.meta.get("val") for node in graph.nodes}
-        try:
-            for node, value in zip((n for n in graph.nodes if n.op == "placeholder"), wider):
-                node.meta["val"] = value
-            for node in graph.nodes:
-                if node.op == "output":
-                    return _shapes(fx.node.map_arg(node.args[0], lambda n: n.meta["val"])) != expected
-                if node.op != "placeholder":
-                    node.meta["val"] = tracer.evaluate(node)
-        except Exception:
-            return True
-        finally:
-            for node, value in before.items():
-                node.meta["val"] = value
+    try:
+        with shapes_only(tracer.mode):
+            expected = _shapes(tracer.run(*wider))
+    except Exception:
+        return False
+    before = {node: node.meta.get("val") for node in graph.nodes}
+    try:
+        for node, value in zip((n for n in graph.nodes if n.op == "placeholder"), wider):
+            node.meta["val"] = value
+        for node in graph.nodes:
+            if node.op == "output":
+                return _shapes(fx.node.map_arg(node.args[0], lambda n: n.meta["val"])) != expected
+            if node.op != "placeholder":
+                node.meta["val"] = tracer.evaluate(node)
+    except Exception:
+        return True
+    finally:
+        for node, value in before.items():
+            node.meta["val"] = value
     return False

@@ -75,11 +75,11 @@ def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
     with torch.enable_grad():
         tracer = ModuleTracer(inputs)
         graph = _run(tracer, model)
-        if fixes_batch_size(model, inputs, tracer, graph):
+        if fixes_batch_size(inputs, tracer, graph):
             forced = {guard.module: "it takes the batch size as a number" for guard in tracer.guards if guard.module}
             tracer = ModuleTracer(inputs, force_opaque=forced, mode=tracer.mode)
             graph = _run(tracer, model)
-            if fixes_batch_size(model, inputs, tracer, graph):
+            if fixes_batch_size(inputs, tracer, graph):
                 raise TraceError(
                     f"the forward of {type(model).__name__} takes the batch size as a number (int(x.shape[0]), say); "
                     "keep it a size, as x.shape[0] or -1 in a view, so that the graph holds at any batch size"

@@ -23,6 +23,7 @@ from edp_fx.frontend.layers import DROPOUTS, AttentionDropout, CustomFunction
 from edp_fx.frontend.location import described
 from edp_fx.frontend.propagate import evaluate
 from edp_fx.frontend.proxies import TensorProxy, TrainingFlag, Untraceable, ValueProxy
+from edp_fx.frontend.random_run import own_buffers
 from edp_fx.frontend.running import attribute, run_node, submodule
 from edp_fx.frontend.shadow import Shadows
 from edp_fx.frontend.shapes import ShapeMode, shapes_only
@@ -295,6 +296,18 @@ class ModuleTracer:
             if node.target is getattr and node.args[1] == "device":
                 return self.mode.device
             return evaluate(self.shadows.root, node, self.mode)
+        finally:
+            self.evaluating = was
+
+    def run(self, *inputs: Tensor) -> Any:
+        """What the model itself computes in eval mode, on stand-ins: to compare the graph with."""
+        was, self.evaluating = self.evaluating, True
+        root = self.shadows.root
+        for shadow in root.modules():
+            self.shadows.reset(shadow)
+        try:
+            with own_buffers(root):
+                return root._call_impl(*inputs)
         finally:
             self.evaluating = was
 

@@ -20,8 +20,8 @@ _INNER = {
 def unwrapped(model: Any) -> nn.Module:
     """The module that ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` or an average wraps.
 
-    Its parameters have their own names again. Wrapped modules inside of a model are left out in a copy of the structure;
-    the model stays as it is.
+    Its parameters have their own names again. Where modules inside of a model are wrapped, it is a copy of the model's
+    structure without the wrappers; the model stays as it is.
 
     Raises:
         ModelError: no module.

@@ -212,45 +212,39 @@ def test_what_is_computed_unseen_is_never_taken_for_a_constant():
         trace(Leaks(), torch.randn(2, 6))
 
 
-_CHILD = """
+_UNUSUAL = [
+    "torch.autograd.Variable(x.untyped_storage())",
+    "torch.Tensor(x.shape).sum() + x",
+    "torch.Tensor._make_subclass(torch.Tensor, x) * 2",
+    "torch.nn.Parameter(x) * 2",
+    "torch.rand(2, generator=x.shape) + x",
+    "torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(x))",
+    "torch.from_numpy(x.numpy()) + x",
+    "torch._C._functorch._wrap_for_grad(x, 1)",
+    "torch.autograd.grad(x.sum(), x)[0]",
+    "x.backward()",
+    "torch.cuda.current_stream(x.device)",
+    "torch.jit.trace(lambda y: y * 2, x)(x)",
+    "torch.func.vmap(torch.sin)(x)",
+]
+_CHILD = f"""
 import torch, edp_fx
 from torch import nn
 class Part(nn.Module):
     def forward(self, x):
-        return {expression}
-model = nn.Sequential(nn.Conv2d(3, 4, 3), Part())
-try:
-    edp_fx.trace(model, torch.randn(2, 3, 8, 8))
-except edp_fx.EdpError:
-    pass
+        return eval(expression)
+for expression in {_UNUSUAL}:
+    print(expression, flush=True)
+    try:
+        edp_fx.trace(nn.Sequential(nn.Conv2d(3, 4, 3), Part()), torch.randn(2, 3, 8, 8))
+    except edp_fx.EdpError:
+        pass
 """
 
 
-@pytest.mark.parametrize(
-    "expression",
-    [
-        "torch.autograd.Variable(x.untyped_storage())",
-        "torch.Tensor(x.shape).sum() + x",
-        "torch._C._autograd._saved_tensors_hooks_is_enabled() * x + torch._C._get_tracing_state()",
-        "torch.Tensor._make_subclass(torch.Tensor, x) * 2",
-        "torch.nn.Parameter(x) * 2",
-        "torch.rand(2, generator=x.shape) + x",
-        "torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(x))",
-        "torch.from_numpy(x.numpy()) + x",
-        "torch._C._functorch._wrap_for_grad(x, 1)",
-        "torch.autograd.grad(x.sum(), x)[0]",
-        "x.backward()",
-        "torch.cuda.current_stream(x.device)",
-        "torch.jit.trace(lambda y: y * 2, x)(x)",
-        "torch.func.vmap(torch.sin)(x)",
-        "torch.compile(torch.sin)(x)",
-    ],
-)
-def test_no_process_dies(expression):
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD.format(expression=expression)], capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_no_process_dies():
+    done = subprocess.run([sys.executable, "-c", _CHILD], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, (done.stdout, done.stderr[-2000:])
 
 
 def test_functional_dropout_and_flags_still_follow_the_mode():
