@@ -112,7 +112,7 @@ class _Wrappers:
             self._users += 1
             if self._users > 1:
                 return
-            names = [(torch, name) for name in _PARSED_EARLY]
+            names: list[tuple[Any, str]] = [(torch, name) for name in _PARSED_EARLY]
             names += [(math, name) for name, value in vars(math).items() if callable(value) and name[0] != "_"]
             names += [(ScriptFunction, "__call__")]
             self._originals = [(home, name, vars(home)[name]) for home, name in names]

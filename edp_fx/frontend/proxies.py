@@ -104,7 +104,10 @@ class ValueProxy:
             return iter(value)
         # The length of a tuple is the program's structure, that of a tensor a size.
         count = len(value) if isinstance(value, (tuple, list)) else len(self)
-        return (self[i] for i in range(count))
+        return (self._item(i) for i in range(count))
+
+    def _item(self, index: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
     def __reversed__(self) -> Iterator[Any]:
         return reversed(tuple(self))
@@ -115,11 +118,11 @@ class ValueProxy:
 
     def items(self) -> Any:
         """Key and proxy pairs of a dictionary value."""
-        return [(key, self[key]) for key in self.value]
+        return [(key, self._item(key)) for key in self.value]
 
     def values(self) -> Any:
         """The proxies of a dictionary value, in order."""
-        return [self[key] for key in self.value]
+        return [self._item(key) for key in self.value]
 
     def __contains__(self, item: Any) -> bool:
         if isinstance(self.value, dict):
@@ -206,19 +209,19 @@ for _name, _method in {
     setattr(ValueProxy, f"__{_name}__", _in_place(_method))
 
 
-class TensorProxy(ValueProxy, Tensor):
+class TensorProxy(ValueProxy, Tensor):  # type: ignore[misc]
     """The proxy of a tensor: itself a tensor of that shape and type, on the meta device.
 
     Python's accesses are recorded here, before any argument is parsed; what reaches torch all the same comes back by
     ``__torch_function__``.
     """
 
-    __class__ = property(lambda self: TensorProxy)  # type: ignore[assignment]
+    __class__ = property(lambda self: TensorProxy)
 
     @staticmethod
     def __new__(cls, node: fx.Node, tracer: ModuleTracer) -> TensorProxy:
         with torch._C.DisableTorchFunction():
-            return Tensor._make_subclass(cls, node.meta["val"])  # type: ignore[no-any-return]
+            return Tensor._make_subclass(cls, node.meta["val"])
 
     def __getattribute__(self, name: str) -> Any:
         if name in _OWN or (name.startswith("__") and name.endswith("__")):

@@ -33,7 +33,8 @@ def redirected(value: Any, copies: Mapping[int, nn.Module], seen: dict[int, Any]
         return seen[id(value)]
     kind = type(value)
     if kind in (list, set, dict, OrderedDict):
-        new = seen[id(value)] = kind()
+        new: Any = kind()
+        seen[id(value)] = new
         if kind is list:
             new.extend(redirected(one, copies, seen) for one in value)
         elif kind is set:
@@ -77,4 +78,5 @@ def _with_cells(function: types.FunctionType, cells: tuple[Any, ...]) -> types.F
     scope = function.__globals__
     new = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__, cells)
     new.__kwdefaults__ = function.__kwdefaults__
-    return functools.wraps(function)(new)
+    functools.update_wrapper(new, function)
+    return new

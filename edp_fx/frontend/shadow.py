@@ -53,9 +53,9 @@ class Shadows:
         for _, module in modules:
             self.reset(self._known[id(module)])
 
-    def path(self, shadow: nn.Module) -> str | None:
-        """Where in the model the module is; None for one that the forward itself has made."""
-        return self._paths.get(id(shadow))
+    def path(self, shadow: nn.Module) -> str:
+        """Where in the model the module is."""
+        return self._paths[id(shadow)]
 
     @functools.cached_property
     def plain_tensors(self) -> dict[int, str]:
@@ -79,8 +79,10 @@ class Shadows:
         return back
 
     def reset(self, shadow: nn.Module) -> None:
-        """Put a stand-in into the state that its module is in; it reads as in eval mode."""
-        module = self._originals[id(shadow)]
+        """Put a stand-in into the state that its module is in; it reads as in eval mode. Others are left alone."""
+        module = self._originals.get(id(shadow))
+        if module is None:
+            return
         state = shadow.__dict__
         state.clear()
         if isinstance(module, jit.ScriptModule):

@@ -450,8 +450,7 @@ class ModuleTracer:
             for restore in states:
                 restore()
             for one in shadow.modules() if not again else ():
-                if self.shadows.path(one) is not None:
-                    self.shadows.reset(one)
+                self.shadows.reset(one)
 
         return undo
 
