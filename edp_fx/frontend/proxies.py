@@ -188,10 +188,10 @@ for _name, _function in {"and": operator.and_, "or": operator.or_, "xor": operat
     setattr(ValueProxy, f"__r{_name}__", _operation(_function, reflected=True))
 for _name in ("eq", "ne", "lt", "gt", "le", "ge", "pos", "neg", "abs", "invert", "getitem"):
     setattr(ValueProxy, f"__{_name}__", _operation(getattr(operator, _name)))
-for _name, _function in {"floor": math.floor, "ceil": math.ceil, "trunc": math.trunc}.items():
-    setattr(ValueProxy, f"__{_name}__", _operation(_function))
-ValueProxy.__divmod__ = _operation(divmod)
-ValueProxy.__rdivmod__ = _operation(divmod, reflected=True)
+for _name in ("floor", "ceil", "trunc"):
+    setattr(ValueProxy, f"__{_name}__", _operation(getattr(math, _name)))
+for _name, _reflected in {"divmod": False, "rdivmod": True}.items():
+    setattr(ValueProxy, f"__{_name}__", _operation(divmod, _reflected))
 
 # Augmented assignment changes a tensor in place, and with it every view of it: the graph must do the same.
 for _name, _method in {

@@ -208,7 +208,7 @@ def test_what_is_computed_unseen_is_never_taken_for_a_constant():
     graph = trace(model, torch.randn(2, 6))
     assert [one.node for one in graph.meta["edp_fx.trace"].opaque] == ["1"]
     assert_same(model, graph, torch.randn(3, 6))
-    with pytest.raises(TraceError, match="in Leaks.forward"):
+    with pytest.raises(TraceError, match=r"in Leaks\.forward"):
         trace(Leaks(), torch.randn(2, 6))
 
 
