@@ -43,6 +43,10 @@ class TrainingError(EdpError):
     """Training cannot go on (NaN loss, failing loader); the last checkpoint is intact."""
 
 
+class RemovalError(EdpError):
+    """Removing what is zero changed the network's outputs; names what is to blame. The network is as it was before."""
+
+
 class CheckpointError(EdpError):
     """A saved model is damaged, truncated, mismatched or hostile. Nothing of it was executed."""
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from edp_fx.compressor.comparing import Modes
 from edp_fx.compressor.factors import coefficient_gains, factors
 from edp_fx.compressor.importance import Context, Importance
+from edp_fx.compressor.modes import Modes
 from edp_fx.pairs import Pair
 
 RIDGE = 1e-4  # of the mean diagonal: directions never seen in calibration still cost a little

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
-from edp_fx.channels import ChannelGraph, analyze
+from edp_fx.channels import ChannelGraph
 from edp_fx.compressor.elements import Elements
 from edp_fx.compressor.kinds.base import Kind, Removable
 from edp_fx.compressor.prices import Prices
 from edp_fx.compressor.selection import Selector
 from edp_fx.cost import POSITION, TRAFFIC, CostModel
 from edp_fx.latency import LatencyTable
+from edp_fx.validation.checked import analyze
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,13 @@ class Candidates:
         gm: the network, its pairs explicit.
         example_inputs: what it takes.
         scope: what may go and what is counted.
+        check: prove the analysis.
     """
 
-    def __init__(self, gm: fx.GraphModule, example_inputs: tuple[Any, ...], scope: Scope) -> None:
+    def __init__(self, gm: fx.GraphModule, example_inputs: tuple[Any, ...], scope: Scope, check: bool = False) -> None:
         self._scope = scope
         heads = next((kind.heads for kind in scope.kinds if kind.heads != Kind.heads), Kind.heads)
-        self.graph: ChannelGraph = analyze(gm, example_inputs, heads)
+        self.graph: ChannelGraph = analyze(gm, example_inputs, heads, check)
         self.untrained: list[Removable] = []
         groups = self._find(gm)
         changes = [

@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from edp_fx.compressor.budget import Budget, check_reachable
 from edp_fx.compressor.candidates import Candidates, Scope
-from edp_fx.compressor.comparing import outputs, relative_difference
 from edp_fx.compressor.elements import Elements, Keep
 from edp_fx.compressor.factors import coefficient_gains
 from edp_fx.compressor.importance import Context, agreed, make_importance
@@ -113,7 +112,7 @@ class Compressor:
 
     def _start(self, method: Method) -> float:
         """Analyse the network as it came; returns the least it can cost."""
-        candidates = Candidates(self.gm, self.example_inputs, self._scope)
+        candidates = Candidates(self.gm, self.example_inputs, self._scope, check=True)
         self.progress = Progress.start(candidates, self.schedule, method.floor)
         self.dense = float(candidates.cost.dense)
         if method.budget is None:
@@ -251,9 +250,8 @@ class Compressor:
             return False
         keep = self.elements.split(living)
         started = time.perf_counter()
-        before = outputs(self.gm, self.example_inputs)
-        self.reduce(keep, merged=final)
-        difference = relative_difference(before, outputs(self.gm, self.example_inputs))
+        self.reduce(keep, merged=final, compared=True)
+        difference = self._network.difference
         self.max_rel_diff = max(self.max_rel_diff, difference)
         self.events.append(
             {
@@ -267,13 +265,19 @@ class Compressor:
         )
         return True
 
-    def reduce(self, keep: Keep, *, merged: bool, as_two: Collection[str] | None = None) -> None:
+    def reduce(
+        self, keep: Keep, *, merged: bool, as_two: Collection[str] | None = None, compared: bool = False
+    ) -> None:
         """Take out what ``keep`` leaves out, of the network and its followers; optimiser and records come along.
 
         Args:
             keep: group id -> which elements stay.
             merged: also merge the pairs that are cheaper merged; the network has its final shape then.
             as_two: names of the pairs that stay two layers, where that was decided before.
+            compared: what goes is zero, so the outputs must stay.
+
+        Raises:
+            RemovalError: they do not; the network is as it was.
         """
         before = {name: (parameter, parameter.shape) for name, parameter in self._parameters.items()}
         now = self.progress.selector().total(self.elements.joined(keep))
@@ -282,7 +286,8 @@ class Compressor:
         if merged:
             keep_pair = candidates.work.keep_pair(keep) if as_two is None else lambda name, _: name in as_two
         removed = {group: keep[group.id] for group in self.elements.groups if not keep[group.id].all()}
-        with self._network.reduced(candidates.graph, removed, keep_pair) as applied:
+        inputs = normalize(self.example_inputs, self.gm) if compared else None
+        with self._network.reduced(candidates.graph, removed, keep_pair, inputs) as applied:
             if merged:
                 propagate(self.gm, self.example_inputs)
                 self._done, self._now = True, now

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from torch import fx
+from torch import Tensor, fx
 
 from edp_fx.channels import ChannelGraph
-from edp_fx.compressor.comparing import Modes
 from edp_fx.compressor.kinds import KINDS
 from edp_fx.compressor.kinds.base import Applied, Flags, Removable, Rewrite
+from edp_fx.compressor.modes import Modes
+from edp_fx.errors import RemovalError
 from edp_fx.passes.fuse import FusePairs, UnfusePairs
 from edp_fx.passes.merge import Chooser, MergePairs
+from edp_fx.validation.samples import first_samples
+from edp_fx.validation.validator import SINGLE, Before, blame
+
+_MERGES = "merged pairs"
 
 
 class Network:
@@ -27,6 +32,7 @@ class Network:
         self.gm = gm
         self._explicit = UnfusePairs()(gm).graph_module.graph
         self._followers: list[fx.GraphModule] = []
+        self.difference = 0.0  # relative, of the outputs by the last removal that was compared
 
     def fuse(self) -> None:
         """Every pair as one layer, the form in which it trains."""
@@ -45,7 +51,11 @@ class Network:
 
     @contextmanager
     def reduced(
-        self, graph: ChannelGraph, removed: Mapping[Removable, Flags], keep_pair: Chooser | None
+        self,
+        graph: ChannelGraph,
+        removed: Mapping[Removable, Flags],
+        keep_pair: Chooser | None,
+        inputs: Sequence[Tensor] | None = None,
     ) -> Iterator[Applied]:
         """Take elements out of the network and its followers; within it the network is explicit.
 
@@ -53,21 +63,63 @@ class Network:
             graph: the analysis of the network as it is.
             removed: groups of which elements go, and which of them stay.
             keep_pair: (name, pair) -> whether a pruned pair is to stay two layers; all stay where None.
+            inputs: what the network must give the same for afterwards; not compared where None.
 
         Yields:
             What was changed, of all kinds together.
+
+        Raises:
+            RemovalError: it does not, beyond rounding; says what is to blame. The network is as it was.
         """
-        for follower in self._followers:
-            modes = Modes(follower)
-            _reduce(follower, copy.deepcopy(self._explicit), graph, removed, keep_pair)
-            _fuse(follower)
-            modes.restore(follower)
         modes = Modes(self.gm)
-        applied = _reduce(self.gm, self._explicit, graph, removed, keep_pair)
+        explicit = copy.deepcopy(self._explicit)
+        if inputs is None:
+            applied = _reduce(self.gm, self._explicit, graph, removed, keep_pair)
+        else:
+            applied = self._compared(graph, removed, keep_pair, first_samples(inputs))
         self._explicit = self.gm.graph
+        for follower in self._followers:
+            following = Modes(follower)
+            _reduce(follower, copy.deepcopy(explicit), graph, removed, keep_pair)
+            _fuse(follower)
+            following.restore(follower)
         yield applied
         self.fuse()
         modes.restore(self.gm)
+
+    def _compared(
+        self,
+        graph: ChannelGraph,
+        removed: Mapping[Removable, Flags],
+        keep_pair: Chooser | None,
+        inputs: Sequence[Tensor],
+    ) -> Applied:
+        explicit = copy.deepcopy(self._explicit)
+        before = Before(self.gm, inputs)
+
+        def change(network: fx.GraphModule, part: Sequence[Removable | str]) -> Applied:
+            mine = {group: kept for group, kept in removed.items() if group in part}
+            return _reduce(network, copy.deepcopy(explicit), graph, mine, keep_pair if _MERGES in part else None)
+
+        pieces = [*removed, *([_MERGES] if keep_pair is not None else [])]
+        try:
+            applied = change(self.gm, pieces)
+            self.difference = before.difference()
+        except Exception:
+            before.undo.restore()
+            raise
+        if self.difference <= SINGLE or not all(group.exact for group in removed):
+            return applied
+        before.undo.restore()
+        guilty = blame(self.gm, inputs, pieces, change)
+        if guilty:
+            names = {one: one if isinstance(one, str) else f"{one.kind}s of {one.name}" for one in guilty}
+            named = ", ".join(f"{names[one]} ({by:.1e})" for one, by in list(guilty.items())[:5])
+            raise RemovalError(
+                f"removing what is zero changed the outputs: {named}, relative; the network is as it was. "
+                "Leave these kinds out with kinds=, and please report it"
+            )
+        return change(self.gm, pieces)  # rounding
 
 
 def _fuse(gm: fx.GraphModule) -> fx.GraphModule:

@@ -176,7 +176,7 @@ class Validator:
         pieces = list(dict.fromkeys(one.pieces(result.report)))
 
         def change(network: fx.GraphModule, part: Sequence[Any]) -> None:
-            left = dict.fromkeys((piece for piece in pieces if piece not in part), "")
+            left = dict.fromkeys((piece for piece in pieces if piece not in part), "left out to find what is to blame")
             replace(one, leave={**one.leave, **left})(network)
 
         guilty = blame(self.gm, self.inputs, pieces, change, self._whatever)

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 import edp_fx
 from edp_fx.cli import main
 from edp_fx.compressor import Budget, Compressor
-from edp_fx.compressor.comparing import whole_float32
 from edp_fx.data import ArrayDataset, make_loader
 from edp_fx.inputs import randomize_
 from edp_fx.train import Recipe, evaluate
+from edp_fx.validation.samples import whole_float32
 
 pytestmark = pytest.mark.gpu
 SIDE = 32

@@ -470,7 +470,7 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("chosen", ["tf32", "ieee"])
 def test_outputs_are_compared_in_whole_float32_whatever_was_chosen(chosen: str) -> None:
-    from edp_fx.compressor.comparing import outputs
+    from edp_fx.validation.samples import outputs
 
     backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
     before = [backend.fp32_precision for backend in backends]
