@@ -24,7 +24,7 @@ class Branch:
     Attributes:
         id: negative, unlike those of the groups of channels.
         name: the graph node of the sum.
-        skip: the operand of the sum that stays.
+        operand: position of the operand of the sum that stays, 0 or 1.
         nodes: the graph nodes that nothing but the branch needs.
         parameters: those of its last layer, in which the branch is linear, all with the output channels first.
         channels: how many those are.
@@ -32,7 +32,7 @@ class Branch:
 
     id: int
     name: str
-    skip: str
+    operand: int
     nodes: tuple[str, ...]
     parameters: tuple[str, ...]
     channels: int
@@ -48,7 +48,8 @@ def find_branches(gm: fx.GraphModule, graph: ChannelGraph, first_id: int = -1) -
     for node in gm.graph.nodes:
         if not is_sum(node):
             continue
-        for end, skip in (node.args[::-1], node.args):
+        for operand in (0, 1):
+            skip, end = node.args[operand], node.args[1 - operand]
             if not isinstance(end, fx.Node) or not isinstance(skip, fx.Node):
                 continue
             if not shapes.get(node.name) or shapes[node.name] != shapes.get(skip.name):  # of sizes, or broadcast
@@ -67,7 +68,7 @@ def find_branches(gm: fx.GraphModule, graph: ChannelGraph, first_id: int = -1) -
                     Branch(
                         first_id - len(found),
                         node.name,
-                        skip.name,
+                        operand,
                         names,
                         tuple(f"{layer}.{name}" for name in parameters),
                         lengths.pop(),

@@ -214,7 +214,7 @@ def test_branches_in_branches_go_together() -> None:
     gm = edp_fx.trace(Nested().eval(), x)
     (inner,) = find_branches(gm, edp_fx.analyze(gm, x))
     total = next(node for node in gm.graph.nodes if node.op == "call_function" and node.name == "add_1")
-    outer = replace(inner, id=-2, name=total.name, skip=inner.skip)
+    outer = replace(inner, id=-2, name=total.name, operand=inner.operand)
     for name in ("outer.weight", "outer.bias"):
         nn.init.zeros_(gm.get_parameter(name))
     small = copy.deepcopy(gm)
@@ -344,3 +344,23 @@ def test_a_saved_state_without_branches_is_taken_up(pairs: bool) -> None:
     compressor, x = run(34, pairs=pairs)
     fresh, _ = run(0, pairs=pairs)
     check_taken_up(compressor, fresh, x, "gone")
+
+
+class Straight(nn.Module):
+    """What a branch is added to comes straight from a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return x + self.inner(x)
+
+
+def test_a_branch_goes_together_with_the_kernels_in_it_and_of_what_it_is_added_to() -> None:
+    x = torch.randn(2, 8, 8, 8)
+    compressor = Compressor(edp_fx.trace(Straight(), x), x, macs=0.5, kinds=("kernel", "branch"), total_steps=8)
+    compressor.reduce({group.id: np.zeros(1, dtype=bool) for group in compressor.elements.groups}, merged=False)
+    assert {layer["name"]: layer["form"] for layer in compressor.layers()} == {"stem": "separate", "inner": "gone"}
+    assert compressor.gm(x).shape == x.shape
