@@ -51,6 +51,8 @@ OPS: dict[str, Callable[[Tensor], Tensor]] = {
     ),
     "einsum": lambda x: torch.einsum("bchw,bdhw->bcd", x, x).softmax(-1) @ x.flatten(2),
     "heads": lambda x: _heads(x),
+    "rotated heads": lambda x: _rotated(x),
+    "neighbours": lambda x: x * F.conv1d(x.mean((2, 3))[:, None], _FILTER, padding=1).sigmoid().mT.unsqueeze(-1),
     "gate": lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(),
     "channel shuffle": lambda x: F.channel_shuffle(x, 2),
     "shuffle layer": nn.ChannelShuffle(2),
@@ -65,6 +67,18 @@ OPS: dict[str, Callable[[Tensor], Tensor]] = {
     "seen otherwise and written": lambda x: _write(x.clone(), lambda y: y.flatten(2).add_(1.0)),
     "where": lambda x: torch.where(x > 0, x, 0.1 * x),
 }
+
+
+_FILTER = torch.tensor([[[0.3, -1.0, 0.5]]], dtype=torch.float64)
+
+
+def _rotated(x: Tensor) -> Tensor:
+    """Two heads, the dimensions of each turned in pairs and by halves, as rotary embeddings are."""
+    b, c, h, w = x.shape
+    q = x.repeat(1, 2, 1, 1).reshape(b, 2, c, h * w).transpose(-2, -1)
+    pairs = torch.stack([-q[..., 1::2], q[..., ::2]], -1).reshape(q.shape)
+    halves = torch.cat([-q.chunk(2, -1)[1], q.chunk(2, -1)[0]], -1)
+    return (q + pairs * 0.5 + halves * 0.25).transpose(-2, -1).reshape(b, 2 * c, h, w)
 
 
 def _heads(x: Tensor) -> Tensor:
@@ -85,7 +99,7 @@ class Around(nn.Module):
         super().__init__()
         self.op = op
         self.make = nn.Conv2d(3, channels, 1)
-        made = op(torch.zeros(2, channels, 4, 4))
+        made = op(torch.zeros(2, channels, 4, 4, dtype=torch.float64))
         self.read = nn.Conv1d(made.shape[1], 5, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,8 +128,8 @@ FROZEN = {"self product", "best of each", "windows over channels", "lower triang
 def test_every_rule_leaves_something_to_prune() -> None:
     """Freezing everything would be sound too."""
     for name in sorted(OPS):
-        model = Around(OPS[name], 8).eval()
-        graph = analyze(model, torch.randn(2, 3, 4, 4))
+        model = Around(OPS[name], 8).double().eval()
+        graph = analyze(model, torch.randn(2, 3, 4, 4).double())
         makes = [group for group in graph.prunable if "make" in group.producers]
         check(name, 4, 0)
         assert makes or name in FROZEN, f"{name}: {graph.explain('make')}"

@@ -42,10 +42,11 @@ def stack(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
 
 
 def _join(sweep: Sweep, tensors: list[Tensor], labels: list[Any], axis: int, out: Tensor) -> None:
-    factors: list[Factor] = []
+    factors, labels = _joined(sweep, labels, axis)
+    done = {one for factor in factors for one in factor.axes}
     # Along the other axes every part must lose the same indices.
     for other in range(out.ndim):
-        if other == axis or out.shape[other] == 1:
+        if other == axis or out.shape[other] == 1 or other in done:
             continue
         found = [on_axis(one, other) for one in labels]
         present = [factor for factor in found if factor is not None]
@@ -59,7 +60,7 @@ def _join(sweep: Sweep, tensors: list[Tensor], labels: list[Any], axis: int, out
         for one in plain[1:]:
             sweep.tie(plain[0].atoms, one.atoms)
         factors.append(Factor(plain[0].atoms, all(one.zero for one in plain)))
-    found = [on_axis(one, axis) for one in labels]
+    found = [on_axis(one, axis) for one in labels] if axis not in done else []
     if any(factor is not None for factor in found):
         parts = []
         for tensor, factor in zip(tensors, found):
@@ -71,6 +72,24 @@ def _join(sweep: Sweep, tensors: list[Tensor], labels: list[Any], axis: int, out
         zero = all(factor.zero for factor in found if factor is not None)
         factors.append(Factor(vector(joined, axis, out.ndim), zero))
     sweep.set(out, factors)
+
+
+def _joined(sweep: Sweep, labels: list[Any], axis: int) -> tuple[list[Factor], list[Any]]:
+    """Factors over the same several axes in every part stay joint. Returns them, and the parts' other factors."""
+    factors: list[Factor] = []
+    for first in labels[0]:
+        parts = [next((one for one in part if one.axes == first.axes), None) for part in labels]
+        whole = [one for one in parts if one is not None]
+        if len(first.axes) < 2 or len(whole) < len(parts):
+            continue
+        if axis in first.axes:
+            factors.append(Factor(np.concatenate([one.atoms for one in whole], axis), all(one.zero for one in whole)))
+        else:
+            for one in whole[1:]:
+                sweep.tie(first.atoms, one.atoms)
+            factors.append(Factor(first.atoms, all(one.zero for one in whole)))
+    axes = [factor.axes for factor in factors]
+    return factors, [tuple(one for one in part if one.axes not in axes) for part in labels]
 
 
 def pad_amounts(sizes: NodeSizes) -> None:

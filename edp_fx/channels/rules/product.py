@@ -162,6 +162,7 @@ def convolution(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) ->
     x, weight, bias = args[0], args[1], args[2]
     transposed, groups = args[6], args[8]
     spatial = tuple(range(2, x.ndim))
+    beside = _beside(sweep, x, out, args[3]) if x.shape[1] == out.shape[1] == 1 else []
     for factor in sweep.labels(weight):
         kernel = [axis for axis in factor.axes if axis > 1]
         if kernel:
@@ -173,7 +174,7 @@ def convolution(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) ->
             channel = sweep.collapse(sweep.split_joint(channel, (1,)), [axis for axis in channel.axes if axis != 1])
         channel = channel if channel.atoms.shape[1] > 1 else None
     for factor in sweep.labels(x):
-        if 1 not in factor.axes:
+        if 1 not in factor.axes and not beside:
             sweep.collapse(factor, spatial)
     axis_out, axis_in = (1, 0) if transposed else (0, 1)
     w_out, w_in = _weight_axis(sweep, weight, axis_out), _weight_axis(sweep, weight, axis_in)
@@ -184,7 +185,7 @@ def convolution(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) ->
         ins: tuple[Factor | None, int] = (w_in if channel is not None else None, x.shape[1])
     else:
         made, ins = _grouped(sweep, channel, w_out, w_in, x.shape[1], out.shape[1], groups, transposed)
-    factors = _bias(sweep, made, bias, out)
+    factors = [*_bias(sweep, made, bias, out), *beside]
     batch = on_axis(sweep.labels(x), 0)
     if batch is not None and batch.axes == (0,) and out.shape[0] == x.shape[0]:
         factors = [*factors, Factor(batch.atoms.reshape((-1,) + (1,) * (out.ndim - 1)), batch.zero and bias is None)]
@@ -193,6 +194,20 @@ def convolution(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) ->
     constant = float(math.prod(weight.shape[2:]) * math.prod(positions.shape[2:]) * out.shape[0])
     outs: tuple[Factor | None, int] = (made, out.shape[1])
     _site(sweep, constant / groups, [ins, outs])
+
+
+def _beside(sweep: Sweep, x: Tensor, out: Tensor, stride: Any) -> list[Factor]:
+    """A filter of one input and output that runs along labelled indices, one step at a time: each is mixed with those
+    beside it, which removal changes."""
+    found = [factor for factor in sweep.labels(x) if len(factor.axes) == 1 and factor.axes[0] > 1]
+    steps = list(stride) * (x.ndim - 2) if len(stride) == 1 else list(stride)
+    if len(found) != 1 or len(found) < len(sweep.labels(x)):
+        return []
+    (axis,) = found[0].axes
+    if out.shape[axis] != x.shape[axis] or steps[axis - 2] != 1:
+        return []
+    sweep.ledger.mark_inexact(sweep.where, found[0].atoms, "a filter mixes channels that are neighbours", axis)
+    return [Factor(found[0].atoms, False)]
 
 
 def _weight_axis(sweep: Sweep, weight: Tensor, axis: int) -> Factor | None:
