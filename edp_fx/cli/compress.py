@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edp_fx.cli.options import MODEL_HELP, Mean, Std, Weights
+from edp_fx.lowering.targets import TARGETS
 
 EXAMPLE = "Example: edp-fx compress resnet18 --data digits --macs 0.4 --epochs 10 --out demo"
 SHARE = "share of the dense network, in (0, 1]"
@@ -92,7 +93,7 @@ def compress(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(help="tensorrt-rtx | tensorrt | onnxruntime | onnx; by the machine.", rich_help_panel=RESULT),
+        typer.Option(help=f"{' | '.join(TARGETS)}; by the machine.", rich_help_panel=RESULT),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="Of the engine: fp32 | fp16 | bf16", rich_help_panel=RESULT)

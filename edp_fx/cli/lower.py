@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edp_fx.cli.options import ImgSize, Mean, ModelArgument, NumClasses, Pretrained, Std, Weights
+from edp_fx.lowering.targets import TARGETS
 
 if TYPE_CHECKING:
     from edp_fx.lowering import LowerResult
@@ -22,7 +23,9 @@ def register(app: typer.Typer) -> None:
 def lower(
     model: ModelArgument,
     out: Annotated[Path, typer.Option(help="The file to write; a JSON sidecar goes beside it.")],
-    target: Annotated[str, typer.Option(help="tensorrt-rtx, tensorrt, onnxruntime or onnx.")] = "tensorrt-rtx",
+    target: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(TARGETS)}. Default: by the machine, TensorRT.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8.")] = "fp32",
     batch: Annotated[str, typer.Option(help="Batch size N, or MIN:OPT:MAX.")] = "1:8:32",
     image: Annotated[

@@ -67,7 +67,7 @@ class Lowering(Settings):
     """What the networks are lowered to.
 
     Args:
-        target: ``tensorrt-rtx``, ``tensorrt``, ``onnxruntime`` or ``onnx``; chosen by the machine where None.
+        target: one of :data:`edp_fx.lowering.TARGETS`; chosen by the machine where None.
         precision: of the engine.
     """
 
@@ -109,7 +109,9 @@ class Plan(Settings):
             EdpError: says which option is wrong and what to do.
         """
         from edp_fx.data import check_spec
-        from edp_fx.lowering.choice import choose_target
+        from edp_fx.lowering.api import check_precision
+        from edp_fx.lowering.target import BuildOptions
+        from edp_fx.lowering.targets import choose_target
 
         budget = self.method.budget
         if self.method.policy == "budget" and budget is None:
@@ -125,4 +127,7 @@ class Plan(Settings):
             if self.model.teacher is not None:
                 raise TrainingError("--teacher: nothing is learnt without training; leave it out, or give --epochs")
         check_spec(self.data.spec)
-        return choose_target(self.lower.target, self.lower.precision)
+        target = choose_target(self.lower.target)
+        target.check(BuildOptions())
+        check_precision(target, self.lower.precision)
+        return target.name

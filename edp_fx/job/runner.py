@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from edp_fx.models import LoadedModel
     from edp_fx.train import Watcher
 
-ENGINES = ("tensorrt-rtx", "tensorrt")
 OWN_FILES = (
     "run.yaml",
     "report.json",
@@ -241,6 +240,7 @@ class Runner:
         import edp_fx
         from edp_fx.cost import measure
         from edp_fx.lowering.latency import onnx_latency
+        from edp_fx.lowering.targets import get_target
         from edp_fx.train import evaluate
 
         job, plan, run = self.job, self.plan, compact.meta["edp_fx.run"]
@@ -263,6 +263,7 @@ class Runner:
             "mean": list(data.mean),
             "std": list(data.std),
         }
+        is_engine = get_target(self.target).is_engine
         columns: dict[str, dict[str, Any]] = {}
         lowered: dict[str, Any] = {}
         started = time.perf_counter()
@@ -279,7 +280,7 @@ class Runner:
                 "file_bytes": file_bytes,
                 "accuracy": scores[name],
                 "latency_ms": None,
-                "engine_bytes": lowered[name].bytes if self.target in ENGINES else None,
+                "engine_bytes": lowered[name].bytes if is_engine else None,
             }
         self._lap("lower", started)
         self.say("timing under onnxruntime")
@@ -298,9 +299,7 @@ class Runner:
             "onnx": {"path": str(job.out / "model.onnx"), "max_abs_diff": result.max_abs_diff},
             "target": self.target,
             "engine": (
-                {"path": str(result.path), "builder": result.builder, "bytes": result.bytes}
-                if self.target in ENGINES
-                else None
+                {"path": str(result.path), "builder": result.builder, "bytes": result.bytes} if is_engine else None
             ),
             "refused": run["refused"],
             "data": {"name": data.name, "splits": data.splits, "img_size": data.img_size},
@@ -325,9 +324,10 @@ class Runner:
 
     def _lower(self, network: nn.Module, inputs: tuple[Any, ...], directory: Path) -> Any:
         from edp_fx.lowering import lower
+        from edp_fx.lowering.targets import get_target
 
         onnx = directory / "model.onnx"
-        if self.target in ENGINES:
+        if get_target(self.target).is_engine:
             path = directory / "model.engine"
             return lower(network, inputs, path, target=self.target, precision=self.plan.lower.precision, onnx_path=onnx)
         return lower(network, inputs, onnx, target=self.target, precision=self.plan.lower.precision)

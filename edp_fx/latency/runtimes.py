@@ -85,7 +85,7 @@ def _onnxruntime(threads: int, device: str | None) -> Runtime:
 
     def time(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
         from edp_fx.latency.onnx_layer import layer_model
-        from edp_fx.lowering.engine import OnnxEngine
+        from edp_fx.lowering.onnx_engine import OnnxEngine
         from edp_fx.lowering.onnx_export import export_onnx
         from edp_fx.lowering.precision import cast_inputs, prepare
         from edp_fx.lowering.profile import Profile, Range

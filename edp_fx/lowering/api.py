@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,15 @@ from torch import Tensor, nn
 from edp_fx.errors import LoweringError
 from edp_fx.files import check_writable, write
 from edp_fx.inputs import normalize
-from edp_fx.lowering import sidecar, tensorrt
+from edp_fx.lowering import sidecar
 from edp_fx.lowering.alignment import AlignmentReport, alignment
+from edp_fx.lowering.engine import load_engine
 from edp_fx.lowering.onnx_export import Exported, export_onnx
 from edp_fx.lowering.plan import Plan
 from edp_fx.lowering.precision import cast_inputs, dtype_of, prepare
 from edp_fx.lowering.profile import Profile, Range
-from edp_fx.lowering.verify import Verification, session, verify
-from edp_fx.lowering.words import one_line
-
-TARGETS = ("tensorrt", "tensorrt-rtx", "onnxruntime", "onnx")
-
-Notify = Callable[[str, int, int], None]
-"""Progress: what is being done, steps done, steps in all (0: unknown)."""
+from edp_fx.lowering.targets import BuildError, BuildOptions, Progress, Target, choose_target
+from edp_fx.lowering.verify import Verification, verify
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ def lower(
     example_inputs: Tensor | tuple[Tensor, ...],
     path: str | Path,
     *,
-    target: str = "tensorrt",
+    target: str | None = None,
     precision: str = "fp32",
     batch: int | str | tuple[int, int, int] = (1, 8, 32),
     image: int | str | tuple[int, int, int] | None = None,
@@ -90,12 +86,12 @@ def lower(
     workspace: int | None = None,
     onnx_path: str | Path | None = None,
     source: str | None = None,
-    progress: Notify | None = None,
+    progress: Progress | None = None,
 ) -> LowerResult:
     """Lower ``gm`` (a graph or any module) to ``path`` and, beside it, a JSON sidecar.
 
-    ``target``: ``tensorrt`` (11.x, on a machine with a GPU), ``tensorrt-rtx`` (with or without),
-    ``onnxruntime`` (the file after onnxruntime's own fusions) or ``onnx``. ``precision``: ``fp32``,
+    ``target``: the name of one of :data:`edp_fx.lowering.TARGETS` (None: TensorRT on a machine with a GPU and TensorRT,
+    else TensorRT-RTX). ``precision``: ``fp32``,
     ``fp16``, ``bf16``, or ``int8``, which needs ``calibration_loader``. ``batch`` and ``image`` (height and
     width) are one size or (min, opt, max). ``compute_capabilities`` such as ``("sm86",)`` for RTX;
     ``timing_cache`` (a file) for TensorRT; ``workspace`` in bytes. ``onnx_path`` keeps the intermediate ONNX
@@ -107,15 +103,12 @@ def lower(
     path, onnx_path = Path(path), Path(onnx_path) if onnx_path is not None else None
     inputs = normalize(example_inputs)
     profile = Profile(Range.of(batch), Range.of(image) if image is not None else None)
-    check_request(target, precision, calibration_loader)
-    options = tensorrt.BuildOptions(
-        {}, tuple(compute_capabilities), workspace, Path(timing_cache) if timing_cache else None
-    )
-    if target in tensorrt.MODULES:
-        tensorrt.check_options(target, options)
-    elif compute_capabilities or timing_cache or workspace:
-        raise LoweringError(f"compute capabilities, timing cache and workspace are for TensorRT, not for {target}")
-    for one in (path, onnx_path, options.timing_cache):
+    chosen = choose_target(target)
+    check_precision(chosen, precision, calibration_loader)
+    cache = Path(timing_cache) if timing_cache else None
+    options = BuildOptions({}, tuple(compute_capabilities), workspace, cache)
+    chosen.check(options)
+    for one in (path, onnx_path, cache):
         if one is not None:
             check_writable(one, LoweringError)
 
@@ -140,69 +133,54 @@ def lower(
     checked = verify(reference, prepared, exported, precision, quantized=data)
     clock.lap("verify")
 
-    build = None
-    files: dict[Path, bytes] = {}
-    artefact = data
-    if target in tensorrt.MODULES:
-        options = tensorrt.BuildOptions(
-            dict(zip(exported.input_names, profile.shapes(exported.inputs))),
-            options.compute_capabilities,
-            workspace,
-            options.timing_cache,
-        )
-        try:
-            build = tensorrt.build_engine(data, target, options, notify)
-        except tensorrt.BuildError as error:
-            if report.ok:
-                raise
-            # Its kernels are written for whole vectors of channels: other widths it sometimes has no kernel for.
-            raise LoweringError(f"{error}; {report.summary()}: prune with align={report.multiple}") from error
-        artefact = build.data
-        if build.timing_cache is not None and options.timing_cache is not None:
-            files[options.timing_cache] = build.timing_cache
-    elif target == "onnxruntime":
-        notify("optimising for onnxruntime", 0, 0)
-        artefact = _fused(data)
+    shapes = dict(zip(exported.input_names, profile.shapes(exported.inputs)))
+    try:
+        build = chosen.build(data, replace(options, shapes=shapes), notify)
+    except BuildError as error:
+        if report.ok:
+            raise
+        # Its kernels are written for whole vectors of channels: other widths it sometimes has no kernel for.
+        raise LoweringError(f"{error}; {report.summary()}: prune with align={report.multiple}") from error
     clock.lap("build")
 
-    builder = build.builder if build else _onnxruntime_version() if target == "onnxruntime" else None
+    files: dict[Path, bytes] = {}
+    if cache is not None and build.timing_cache is not None:
+        files[cache] = build.timing_cache
     facts: dict[str, Any] = {
-        "target": target,
+        "target": chosen.name,
         "precision": precision,
         "source": source,
         "weights_sha256": sidecar.weights_sha256(gm),
         "onnx_sha256": hashlib.sha256(data).hexdigest(),
         "inputs": _described(exported, inputs),
         "outputs": exported.output_names,
-        "builder": builder,
-        "compute_capabilities": list(build.compute_capabilities) if build else [],
+        "builder": build.builder,
+        "compute_capabilities": list(build.compute_capabilities),
         "verification": checked.to_json(),
         "alignment": report.to_json(),
-        "plan": build.plan.to_json() if build else None,
+        "plan": build.plan.to_json() if build.plan else None,
     }
-    files[path] = artefact
-    files[sidecar.sidecar_path(path)] = sidecar.encode(facts, artefact)
+    files[path] = build.data
+    files[sidecar.sidecar_path(path)] = sidecar.encode(facts, build.data)
     if onnx_path is not None:
         files[onnx_path] = data
     write(files, LoweringError)
     return LowerResult(
         path,
-        target,
+        chosen.name,
         precision,
-        len(artefact),
+        len(build.data),
         checked,
         report,
-        build.plan if build else None,
-        builder,
+        build.plan,
+        build.builder,
         onnx_path,
         clock.laps,
     )
 
 
-def check_request(target: str, precision: str, loader: Iterable[Any] | None = None) -> None:
+def check_precision(target: Target, precision: str, loader: Iterable[Any] | None = None) -> None:
     """Raise LoweringError where these do not go together."""
-    if target not in TARGETS:
-        raise LoweringError(f"unknown target {target!r}: one of {', '.join(TARGETS)}")
     dtype_of(precision)
     if precision == "int8" and loader is None:
         raise LoweringError(
@@ -210,10 +188,8 @@ def check_request(target: str, precision: str, loader: Iterable[Any] | None = No
         )
     if precision != "int8" and loader is not None:
         raise LoweringError(f"a calibration loader is for int8, not for {precision}")
-    if precision == "bf16" and target == "onnxruntime":
-        raise LoweringError(
-            "onnxruntime has no bfloat16 kernels on the CPU: use fp32 or fp16, or --target onnx for the file"
-        )
+    if precision in target.lacks:
+        raise LoweringError(target.lacks[precision])
 
 
 def _described(exported: Exported, inputs: tuple[Tensor, ...]) -> list[dict[str, Any]]:
@@ -225,32 +201,6 @@ def _described(exported: Exported, inputs: tuple[Tensor, ...]) -> list[dict[str,
     ]
 
 
-def _fused(data: bytes) -> bytes:
-    """The file after onnxruntime's hardware-independent fusions, and proof that it loads again."""
-    import tempfile
-
-    import onnxruntime as ort
-
-    with tempfile.TemporaryDirectory(prefix="edp-fx-") as folder:
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.optimized_model_filepath = str(Path(folder, "fused.onnx"))
-        options.log_severity_level = 4
-        try:
-            ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise LoweringError(f"onnxruntime refused the ONNX file: {one_line(error)}") from error
-        fused = Path(folder, "fused.onnx").read_bytes()
-    session(fused)
-    return fused
-
-
-def _onnxruntime_version() -> str:
-    import onnxruntime as ort
-
-    return f"onnxruntime {ort.__version__}"
-
-
 class _Clock:
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
@@ -259,3 +209,6 @@ class _Clock:
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.laps[name], self._last = round(now - self._last, 3), now
+
+
+lower.load_engine = load_engine  # type: ignore[attr-defined]

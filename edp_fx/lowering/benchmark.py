@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from edp_fx.errors import LoweringError
 from edp_fx.inputs import normalize
-from edp_fx.lowering.engine import Engine, OnnxEngine, load_engine
+from edp_fx.lowering.engine import load_engine
 from edp_fx.lowering.latency import Latency, interleaved
+from edp_fx.lowering.onnx_engine import OnnxEngine
 from edp_fx.lowering.onnx_export import export_onnx
 from edp_fx.lowering.precision import cast_inputs, prepare
 from edp_fx.lowering.profile import Profile, Range
+from edp_fx.lowering.targets import Engine
 from edp_fx.lowering.words import one_line
 
 BACKENDS = ("torch", "compile", "onnxruntime")

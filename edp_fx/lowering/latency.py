@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edp_fx.inputs import normalize
-from edp_fx.lowering.engine import OnnxEngine
+from edp_fx.lowering.onnx_engine import OnnxEngine
 from edp_fx.lowering.onnx_export import export_onnx
 from edp_fx.lowering.precision import cast_inputs, prepare
 from edp_fx.lowering.profile import Profile, Range

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from edp_fx.errors import LoweringError
 from edp_fx.inputs import normalize
-from edp_fx.lowering import tensorrt
 from edp_fx.lowering.onnx_export import Exported, export_onnx
 from edp_fx.lowering.precision import cast_inputs, dtype_of, prepare
 from edp_fx.lowering.profile import Profile, Range
+from edp_fx.lowering.targets import BuildOptions, get_target
 from edp_fx.lowering.verify import verify
 from edp_fx.lowering.words import one_line
 
@@ -61,7 +61,8 @@ def engine_stage(
             reused = single if known is gm and precision == "fp32" else None
             exported = reused or _export(gm, example_inputs, precision)[0]
             shapes = dict(zip(exported.input_names, exported.profile.shapes(exported.inputs)))
-            build = tensorrt.build_engine(exported.data, "tensorrt-rtx", tensorrt.BuildOptions(shapes))
+            build = get_target("tensorrt-rtx").build(exported.data, BuildOptions(shapes))
+            assert build.plan is not None
             stage[precision] = {"bytes": len(build.data), "weights_memory": build.plan.weights_memory}
         except Exception as error:
             stage["ok"] = False

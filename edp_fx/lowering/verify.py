@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 
 from edp_fx.errors import LoweringError
 from edp_fx.leaves import tensors_of
+from edp_fx.lowering.onnx_engine import session
 from edp_fx.lowering.onnx_export import Exported
 from edp_fx.lowering.program import quiet
 from edp_fx.lowering.words import one_line
@@ -126,21 +127,6 @@ def verify(
     if precision == "bf16":
         not_run.append("file: onnxruntime has no bfloat16 kernels on the CPU")
     return Verification(tuple(checks), tuple(not_run))
-
-
-def session(data: bytes) -> Any:
-    """An onnxruntime CPU session, single threaded. Raises LoweringError with onnxruntime's own reason."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise LoweringError(f"onnxruntime refused the ONNX file: {one_line(error)}") from error
 
 
 def run(runner: Any, names: list[str], inputs: tuple[Tensor, ...], wanted: list[str] | None = None) -> list[np.ndarray]:

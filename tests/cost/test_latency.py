@@ -267,7 +267,7 @@ def test_real_runtimes_give_milliseconds(tmp_path: Path, runtime: str) -> None:
 
 def test_a_layer_written_for_onnxruntime_computes_what_torch_does() -> None:
     from edp_fx.latency.onnx_layer import layer_model
-    from edp_fx.lowering.engine import OnnxEngine
+    from edp_fx.lowering.onnx_engine import OnnxEngine
 
     for layer, shape in (
         (nn.Conv2d(4, 6, 3, padding=1, stride=2), (2, 4, 9, 9)),

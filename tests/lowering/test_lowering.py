@@ -18,12 +18,13 @@ from torch import fx, nn
 import edp_fx
 from edp_fx.errors import LoweringError
 from edp_fx.inputs import randomize_
-from edp_fx.lowering import tensorrt
 from edp_fx.lowering.alignment import alignment
 from edp_fx.lowering.onnx_export import Exported, export_onnx
 from edp_fx.lowering.precision import absorb_norms, prepare
 from edp_fx.lowering.profile import Profile, Range
 from edp_fx.lowering.quantize import quantize
+from edp_fx.lowering.targets import Build, BuildOptions, get_target
+from edp_fx.lowering.targets.tensorrt_rtx import TensorRTRTX
 from edp_fx.lowering.verify import upcast, verify
 
 SIZE = 64
@@ -60,16 +61,16 @@ def halved(model: fx.GraphModule, images: torch.Tensor) -> tuple[nn.Module, Expo
     return prepared, export_onnx(prepared, (images.half(),), PROFILE)
 
 
-def options(exported: Exported) -> tensorrt.BuildOptions:
-    return tensorrt.BuildOptions(dict(zip(exported.input_names, exported.profile.shapes(exported.inputs))))
+def options(exported: Exported) -> BuildOptions:
+    return BuildOptions(dict(zip(exported.input_names, exported.profile.shapes(exported.inputs))))
 
 
-def build(exported: Exported, data: bytes | None = None) -> tensorrt.Build:
-    return tensorrt.build_engine(data or exported.data, "tensorrt-rtx", options(exported))
+def build(exported: Exported, data: bytes | None = None) -> Build:
+    return get_target("tensorrt-rtx").build(data or exported.data, options(exported))
 
 
 @pytest.fixture(scope="module")
-def built(exported: Exported) -> tensorrt.Build:
+def built(exported: Exported) -> Build:
     return build(exported)
 
 
@@ -171,7 +172,7 @@ def test_norms_stay_where_a_layer_computes_its_weight_or_feeds_two() -> None:
     assert absorb_norms(fx.symbolic_trace(Twice().eval())) == []
 
 
-def test_rtx_engine_builds_with_layers_and_memory(exported: Exported, built: tensorrt.Build) -> None:
+def test_rtx_engine_builds_with_layers_and_memory(exported: Exported, built: Build) -> None:
     weights = sum(numpy_helper.to_array(t).nbytes for t in onnx.load_from_string(exported.data).graph.initializer)
     assert built.builder.startswith("tensorrt_rtx 1.")
     assert built.plan.weights_memory is not None
@@ -184,7 +185,7 @@ def test_rtx_engine_builds_with_layers_and_memory(exported: Exported, built: ten
     assert convolutions[0].outputs == ("-1,64,32,32 Float",)
 
 
-def test_half_engine_holds_half_the_weights(halved: tuple[nn.Module, Exported], built: tensorrt.Build) -> None:
+def test_half_engine_holds_half_the_weights(halved: tuple[nn.Module, Exported], built: Build) -> None:
     plan = build(halved[1]).plan
     assert plan.weights_memory is not None
     assert built.plan.weights_memory is not None
@@ -195,7 +196,7 @@ def test_half_engine_holds_half_the_weights(halved: tuple[nn.Module, Exported], 
 def test_aligned_widths_need_no_more_generated_kernels_and_weights_fall(
     images: torch.Tensor, halved: tuple[nn.Module, Exported]
 ) -> None:
-    def plan(channels: tuple[int, ...]) -> tuple[tensorrt.Build, int]:
+    def plan(channels: tuple[int, ...]) -> tuple[Build, int]:
         net = resnet(channels)
         report = alignment(net, (images,), "fp16")
         half = export_onnx(prepare(net, "fp16"), (images.half(),), PROFILE)
@@ -378,7 +379,7 @@ BROKEN = {
 def test_what_the_builder_refuses_is_one_clear_line(case: str, exported: Exported) -> None:
     make, message = BROKEN[case]
     with pytest.raises(LoweringError, match=message) as caught:
-        tensorrt.build_engine(make(exported.data), "tensorrt-rtx", tensorrt.BuildOptions({}))
+        get_target("tensorrt-rtx").build(make(exported.data), BuildOptions({}))
     assert "\n" not in str(caught.value)
     assert "Cuda Runtime" not in str(caught.value)
 
@@ -410,7 +411,7 @@ def test_a_failed_build_leaves_no_file(images: torch.Tensor, tmp_path: Path, mon
         raise LoweringError("refused")
 
     (tmp_path / "m.plan").write_bytes(b"the engine of yesterday")
-    monkeypatch.setattr(tensorrt, "build_engine", refuse)
+    monkeypatch.setattr(TensorRTRTX, "build", refuse)
     with pytest.raises(LoweringError, match="refused"):
         edp_fx.lower(nn.Conv2d(3, 8, 3), images, tmp_path / "m.plan", target="tensorrt-rtx")
     assert os.listdir(tmp_path) == ["m.plan"]

@@ -20,11 +20,11 @@ import edp_fx
 from edp_fx.cli import main
 from edp_fx.errors import LoweringError
 from edp_fx.inputs import randomize_
-from edp_fx.lowering import accuracy, stages, tensorrt
-from edp_fx.lowering import engine as engine_module
+from edp_fx.lowering import accuracy, stages
 from edp_fx.lowering.plan import inspected_layers, parse_plan
 from edp_fx.lowering.profile import Range
 from edp_fx.lowering.sidecar import encode, sidecar_path
+from edp_fx.lowering.targets.tensorrt_rtx import TensorRTRTX
 from edp_fx.passes.fuse import FusePairs
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,8 @@ def tensorrt_attributes(source: str) -> set[tuple[str, str]]:
 
 def uses() -> set[tuple[str, str]]:
     folder = ROOT / "edp_fx" / "lowering"
-    return set().union(*(tensorrt_attributes((folder / f).read_text()) for f in ("tensorrt.py", "engine.py")))
+    files = ("tensorrt_build.py", "tensorrt_engine.py", "targets/tensorrt.py", "targets/tensorrt_rtx.py")
+    return set().union(*(tensorrt_attributes((folder / file).read_text()) for file in files))
 
 
 def test_every_tensorrt_attribute_exists_in_both_apis() -> None:
@@ -369,7 +370,7 @@ def test_a_saved_directory_through_the_command_line(
         "--batch",
         1,
         "--seconds",
-        0,
+        0.01,
         "--json",
         table,
     ]
@@ -395,11 +396,9 @@ def test_int8_calibrates_on_a_data_set_from_the_command_line(
     ],
 )
 def test_why_rtx_refuses_an_engine(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], reason: str) -> None:
-    import tensorrt_rtx
-
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some GPU")
-    assert re.search(reason, engine_module.why_refused(tensorrt_rtx, "tensorrt-rtx"))
+    assert re.search(reason, TensorRTRTX().why_refused())
 
 
 def rtx_runs_here() -> bool:
@@ -454,4 +453,3 @@ def test_timing_cache_is_written_and_read_again(net: nn.Module, tmp_path: Path) 
     cache.write_bytes(b"not a cache")
     with pytest.raises(LoweringError, match="timing cache"):
         edp_fx.lower(net, torch.randn(2, 3, 32, 32), tmp_path / "m.plan", target="tensorrt", timing_cache=cache)
-    assert tensorrt.MODULES["tensorrt"] == "tensorrt"

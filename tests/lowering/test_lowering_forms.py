@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 import edp_fx
 from edp_fx.inputs import randomize_
-from edp_fx.lowering import tensorrt
 from edp_fx.lowering.decompositions import fold
 from edp_fx.lowering.onnx_export import export_onnx
 from edp_fx.lowering.precision import cast_inputs, dtype_of, prepare
 from edp_fx.lowering.profile import Profile, Range
+from edp_fx.lowering.targets import BuildOptions, get_target
 from edp_fx.lowering.verify import verify
 
 
@@ -87,7 +87,7 @@ def test_a_network_that_folds_patches_builds(precision: str) -> None:
     made = export_onnx(prepared, cast_inputs(images, dtype_of(precision)), Profile(Range(1, 2, 8)))
     assert verify(net, prepared, made, precision, count=2).max_rel_diff < {"fp32": 1e-4, "fp16": 2e-2}[precision]
     shapes = dict(zip(made.input_names, made.profile.shapes(made.inputs)))
-    plan = tensorrt.build_engine(made.data, "tensorrt-rtx", tensorrt.BuildOptions(shapes)).plan
+    plan = get_target("tensorrt-rtx").build(made.data, BuildOptions(shapes)).plan
     assert plan.kinds()["deconv"] == 1
 
 

@@ -14,7 +14,7 @@ import torch
 
 import edp_fx
 from edp_fx.inputs import randomize_
-from edp_fx.lowering import tensorrt
+from edp_fx.lowering.targets import BuildOptions, get_target
 
 ROOT = Path(__file__).parents[2]
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -56,7 +56,7 @@ def test_another_process_makes_the_same_file_and_the_same_engine(saved: Path, tm
     ours, other = (json.loads((folder / "m.plan.json").read_text()) for folder in (mine, theirs))
     assert ours["onnx_sha256"] == other["onnx_sha256"]
     shapes = {one["name"]: tuple(tuple(one[key]) for key in ("min", "opt", "max")) for one in ours["inputs"]}
-    again = tensorrt.build_engine((mine / "m.onnx").read_bytes(), "tensorrt-rtx", tensorrt.BuildOptions(shapes))
+    again = get_target("tensorrt-rtx").build((mine / "m.onnx").read_bytes(), BuildOptions(shapes))
     plans = [(mine / "m.plan").read_bytes(), (theirs / "m.plan").read_bytes(), again.data]
     assert len({len(plan) for plan in plans}) == 1
     first, *rest = map(without_names, plans)
