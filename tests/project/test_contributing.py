@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -64,7 +65,20 @@ def check_device(names: dict[str, Any]) -> None:
     assert names["table"].network(edp_fx.trace(layer, torch.randn(2, 9)), torch.randn(2, 9)) == pytest.approx(1e-3)
 
 
-CHECKS = {"rule": check_rule, "kind": check_kind, "pass": check_pass, "device": check_device}
+def check_target(names: dict[str, Any]) -> None:
+    from edp_fx.lowering import TARGETS
+
+    layer = nn.Conv2d(3, 4, 1).eval()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            done = edp_fx.lower(layer, X, Path(folder, "net"), target="packed", batch=2)
+            assert done.bytes == Path(folder, "net").stat().st_size
+            torch.testing.assert_close(edp_fx.lower.load_engine(Path(folder, "net"))(X), layer(X), rtol=1e-4, atol=1e-5)
+    finally:
+        del TARGETS[names["Packed"].name]
+
+
+CHECKS = {"target": check_target, "rule": check_rule, "kind": check_kind, "pass": check_pass, "device": check_device}
 
 
 def test_every_example_is_checked() -> None:
