@@ -85,9 +85,9 @@ class Settings:
         except TypeError:
             result = ...
         if result is ... or not bounds.allow(result):
-            raise cls.error(
-                f"{name}={_shown(value)}: give {_expected(hint, bounds)}{near(value, bounds.choices or ())}"
-            )
+            odd = next((one for one in result if not bounds.allow(one)), value) if isinstance(result, tuple) else value
+            meant = near(odd, bounds.choices or ())
+            raise cls.error(f"{name}={_shown(value)}: give {_expected(hint, bounds)}{meant}")
         return result
 
     @classmethod
@@ -210,6 +210,8 @@ def _expected(hint: Any, bounds: Bounds) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, str):
         return value if value.strip() else repr(value)
+    if isinstance(value, tuple):
+        return ",".join(map(_shown, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -17,6 +17,7 @@ from edp_fx.compressor.elements import Elements, Keep
 from edp_fx.compressor.factors import coefficient_gains
 from edp_fx.compressor.importance import Context, agreed, make_importance
 from edp_fx.compressor.method import Method
+from edp_fx.compressor.misuse import check_given, check_over, unweighed
 from edp_fx.compressor.network import Network
 from edp_fx.compressor.offer import offer_kinds
 from edp_fx.compressor.optimizer import carry_state, without_decay
@@ -59,6 +60,8 @@ class Compressor:
     Raises:
         BudgetError: the budget cannot be reached (says the least that can), or an option is wrong.
         LoweringError: the latency table's runtime cannot run the network.
+        TraceError: ``gm`` is no graph.
+        TrainingError: the optimiser is not of this network.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Compressor:
         latency_table: LatencyTable | None = None,
         **changes: Any,
     ) -> None:
+        check_given(gm, optimizer, total_steps)
         method = Method.of(method, **changes)
         if method.policy == "budget" and method.budget is None:
             raise BudgetError("the policy 'budget' needs a budget, for example Budget(macs=0.4)")
@@ -201,6 +205,11 @@ class Compressor:
         return False
 
     def _decide(self, *, final: bool, rounds: int = 1) -> None:
+        if self.importance.gradients and self.importance.total is None:
+            if not final:  # a loss scaler skipped the steps
+                return
+            if self.now > self.target and not self.events:
+                raise unweighed(self.count)
         started = time.perf_counter()
         fading = self.progress.fading
         alive = fading.kept
@@ -310,10 +319,15 @@ class Compressor:
 
         Returns:
             The compact network: plain layers and explicit pairs of layers, in the mode it was in.
+
+        Raises:
+            TrainingError: the run is not over, or no gradient was seen by which to choose.
         """
         if self._finished:
             return self.gm
         if not self._done:
+            if self._proximal is None:
+                check_over(self.count, self.schedule.stop, self.schedule.total)
             if self._proximal is None and self.count < self.schedule.last:
                 self._decide(final=True, rounds=20)
             fading = self.progress.fading

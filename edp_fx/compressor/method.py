@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from edp_fx.compressor.budget import METRICS, Budget
 from edp_fx.compressor.importance import MEASURES, Importance, make_importance
+from edp_fx.compressor.kinds import KINDS
 from edp_fx.compressor.schedule import Schedule
 from edp_fx.errors import BudgetError, EdpError
 from edp_fx.settings import Settings, bounded, near
@@ -54,7 +55,7 @@ class Method(Settings):
     what: ClassVar[str] = "method"
 
     budget: Budget | None = None
-    kinds: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] | None = bounded(None, choices=KINDS)
     policy: str = bounded("budget", choices=POLICIES)
     importance: str | Importance = bounded("taylor", choices=MEASURES)
     start: float = bounded(0.05, least=0, below=1)
