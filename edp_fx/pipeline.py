@@ -79,13 +79,17 @@ def compress(
     if recipe.epochs == 0:
         method.check_without_training()
         unused = [name for name in recipe.differing(Recipe(epochs=0)) if name != "seed"]
-        unused += [name for name, value in (("teacher", teacher), ("directory", directory)) if value is not None]
+        given = {"teacher": teacher, "directory": directory, "val_loader": val_loader, "resume": resume or None}
+        unused += [name for name, value in given.items() if value is not None]
         if unused:
             raise TrainingError(f"{unused[0]} applies to training only: leave it out, or train for an epoch or more")
         compressor = truncate(model, inputs, method, data, latency_table=latency_table)
         if before_writing is not None:
             before_writing()
         return _described(compressor, method, recipe)
+
+    if resume and directory is None:
+        raise TrainingError("resume: say where the checkpoint is, directory=")
 
     def trainer(*, pairs: bool) -> Trainer:
         gm = trace(copy.deepcopy(model), inputs)

@@ -47,7 +47,9 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     engine = report.get("engine")
     if engine:
         lines.append(f"engine: {engine['path']} ({_bytes(engine['bytes'])}) by {engine['builder']}")
-    reasons = by_reason(Refusal(entry["node"], entry["reason"]) for entry in report["refused"])
+    # kinds of removal that the method left out by itself are in the report; here it is about the network
+    network = [entry for entry in report["refused"] if not entry["node"].startswith("kind ")]
+    reasons = by_reason(Refusal(entry["node"], entry["reason"]) for entry in network)
     lines += [f"left alone: {reason}" for reason in reasons]
     if not reasons:
         lines.append("nothing was refused")

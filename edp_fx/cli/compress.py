@@ -102,7 +102,12 @@ def compress(
         bool, typer.Option("--overwrite", help="Replace the results in --out.", rich_help_panel=RESULT)
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the interrupted run in --out.", rich_help_panel=RESULT)
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the interrupted run in --out.",
+            rich_help_panel=RESULT,
+        ),
     ] = False,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Write the report here, too.", rich_help_panel=RESULT)
@@ -113,7 +118,7 @@ def compress(
 
     from edp_fx.errors import EdpError
     from edp_fx.files import check_writable, write_json
-    from edp_fx.job import Job, Runner, read_plan
+    from edp_fx.job import RUN, Job, Runner, read_plan
     from edp_fx.summary import print_report
     from edp_fx.train.progress import RichWatcher
 
@@ -137,6 +142,8 @@ def compress(
         "baseline": baseline,
         "runtime": runtime,
     }
+    if resume and recipe is None and (out / RUN).exists():
+        recipe = out / RUN
     job = Job(read_plan(recipe, given, sets or ()), out, overwrite=overwrite, resume=resume)
     console = Console()
     with RichWatcher(console) as watcher:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from edp_fx.job.plan import Images, Lowering, Network, Plan
 from edp_fx.job.runner import Job, Runner
-from edp_fx.job.written import read_plan, write_plan
+from edp_fx.job.written import RUN, read_plan, write_plan
 
-__all__ = ["Images", "Job", "Lowering", "Network", "Plan", "Runner", "read_plan", "write_plan"]
+__all__ = ["RUN", "Images", "Job", "Lowering", "Network", "Plan", "Runner", "read_plan", "write_plan"]

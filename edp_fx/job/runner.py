@@ -17,7 +17,7 @@ from torch import fx, nn
 from edp_fx.errors import EdpError
 from edp_fx.files import write_json
 from edp_fx.job.plan import Plan
-from edp_fx.job.written import write_plan
+from edp_fx.job.written import RUN, read_plan, write_plan
 
 if TYPE_CHECKING:
     from edp_fx.data import Data
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edp_fx.train import Watcher
 
 OWN_FILES = (
-    "run.yaml",
+    RUN,
     "report.json",
     "checkpoint.pt",
     "metrics.jsonl",
@@ -55,15 +55,32 @@ class Job:
     resume: bool = False
 
 
-def check_directory(out: Path, *, overwrite: bool, resume: bool) -> None:
-    """Raise :class:`EdpError` where results would land among other files."""
+def check_directory(job: Job) -> None:
+    """Raise :class:`EdpError` where results would land among other files, or with those of another run."""
+    out = job.out
     if out.exists() and not out.is_dir():
         raise EdpError(f"--out {out}: is a file; give a directory")
-    occupied = out.is_dir() and any(out.iterdir())
-    if resume and not occupied:
-        raise EdpError(f"--resume: nothing to go on with in {out}")
-    if occupied and not (overwrite or resume):
+    if job.overwrite and job.resume:
+        raise EdpError("--overwrite and --resume: give one of the two")
+    if job.resume:
+        check_resumed(job)
+    elif not job.overwrite and out.is_dir() and any(out.iterdir()):
         raise EdpError(f"--out {out}: not empty; --overwrite replaces the results in it, --resume goes on with them")
+
+
+def check_resumed(job: Job) -> None:
+    """Raise :class:`EdpError` where there is no such run to go on with."""
+    written = job.out / RUN
+    if not written.exists():
+        raise EdpError(f"--resume: nothing to go on with in {job.out}")
+    if job.plan.recipe.epochs == 0:
+        raise EdpError("--resume: without training there is nothing to go on with; leave it out")
+    before = read_plan(written)
+    for section in ("model", "data", "method", "recipe"):
+        then, now = getattr(before, section), getattr(job.plan, section)
+        for name in then.differing(now):
+            told = f"{name}={getattr(then, name)}, not {getattr(now, name)}"
+            raise EdpError(f"--resume: the run in {job.out} has {told}; resume with the same options, or with none")
 
 
 class Runner:
@@ -81,7 +98,7 @@ class Runner:
         self.watcher = watcher
         self.say = say or (lambda text: None)
         self.target = job.plan.check()
-        check_directory(job.out, overwrite=job.overwrite, resume=job.resume)
+        check_directory(job)
         budget = job.plan.method.budget
         self.table = LatencyTable(job.plan.runtime) if budget and budget.metric == "latency" else None
         self.trained = job.plan.recipe.epochs > 0
@@ -199,7 +216,7 @@ class Runner:
         except OSError as error:
             raise EdpError(f"--out {out}: {error.strerror}; give a directory that can be written") from error
         if not self.job.resume:
-            write_plan(self.plan, out / "run.yaml")
+            write_plan(self.plan, out / RUN)
 
     def _leave_nothing(self) -> None:
         """Take away what a run made that never reached a checkpoint, so that the corrected command is not refused."""

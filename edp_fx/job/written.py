@@ -17,6 +17,7 @@ from edp_fx.job.plan import Images, Lowering, Network, Plan
 from edp_fx.settings import Settings, near
 from edp_fx.train.recipe import Recipe
 
+RUN = "run.yaml"
 SECTIONS: dict[str, type[Settings]] = {"model": Network, "data": Images, "recipe": Recipe, "lower": Lowering}
 
 

@@ -307,6 +307,10 @@ def test_interrupted_run_keeps_its_checkpoint_and_resumes(
     assert (out / "checkpoint.pt").exists()
     assert not (out / "report.json").exists()
     monkeypatch.setattr(Trainer, "_optimizer_step", original)
-    assert run(*options, "--resume") == 0
+    assert run(*options, "--resume", "--batch-size", 64) == 2
+    assert "has batch_size=128, not 64" in capsys.readouterr().err
+    assert run(*options, "--resume", "--overwrite") == 2
+    assert "give one of the two" in capsys.readouterr().err
+    assert run("--resume", "--out", out) == 0
     assert "epoch   1/2" not in capsys.readouterr().out
     assert json.loads((out / "report.json").read_text())["compressed"]["accuracy"] is not None

@@ -33,7 +33,7 @@ TORCH_PRUNING = ("tp-group-norm", "tp-taylor")
 DESCRIPTIONS = {
     "dense": "the plain network",
     "thin": "every group of coupled channels of the plain network at the same share of its width, from scratch",
-    "edp-budget": "channels, in blocks, kernels and residual branches (`--kinds channel,kernel,branch`), "
+    "edp-budget": "channels, in blocks, kernels and residual branches: the default, "
     "Taylor importance, on a cubic schedule",
     "tp-group-norm": "Torch-Pruning, group norm with sparse learning for half of the steps, pruned once, trained on",
     "tp-taylor": "Torch-Pruning, group Taylor importance, pruned in steps on the same schedule as `edp-budget`",
