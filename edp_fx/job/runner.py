@@ -355,7 +355,7 @@ class Runner:
         if not kept:
             return "interrupted before the first checkpoint; nothing to go on with"
         names = " and ".join(str(path) for path in kept)
-        return f"interrupted; {names} kept: the same command with --resume goes on from there"
+        return f"interrupted; {names} kept: edp-fx compress --resume --out {self.job.out} goes on"
 
     def _lap(self, name: str, started: float) -> None:
         self.seconds[name] = round(time.perf_counter() - started, 2)
