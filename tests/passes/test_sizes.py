@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import edp_fx
 from edp_fx.channels import analyze
 from edp_fx.frontend import trace
 from edp_fx.validation.masking import difference, masked_run, pruned_run, random_keep
@@ -77,3 +78,28 @@ def test_literal_sizes_follow(name: str, seed: int) -> None:
     assert any("make" in graph.group(one).producers for one in keep), graph.explain("make")
     other = (torch.randn(3, 3, 4, 4, dtype=torch.float64),)
     assert difference(masked_run(graph.gm, graph, keep, other), pruned_run(graph.gm, graph, keep, other)) < 1e-9
+
+
+def test_heads_go_and_the_batch_stays_free() -> None:
+    """nn.MultiheadAttention views as [length, batch * heads, size of a head]."""
+    attention = nn.MultiheadAttention(6, 3)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.attention, self.head = nn.Linear(5, 6), attention, nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x).transpose(0, 1)
+            return self.head(self.attention(x, x, x)[0].mean(0))
+
+    x = torch.randn(2, 7, 5)
+    gm = trace(Net(), x)
+    optimizer = torch.optim.SGD(gm.parameters(), lr=1e-3)
+    compressor = edp_fx.Compressor(gm, x, kinds=("head",), macs=0.8, align=1, optimizer=optimizer, total_steps=4)
+    for _ in range(4):
+        optimizer.zero_grad()
+        gm(torch.randn(3, 7, 5)).square().mean().backward()
+        optimizer.step()
+        compressor.step()
+    assert compressor.finish()(torch.randn(5, 7, 5)).shape == (5, 4)

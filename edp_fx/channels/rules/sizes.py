@@ -6,6 +6,7 @@ normalisations: a rule is registered with one of the repairs here, or with its o
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ class NodeSizes:
     masks: Masks
     after: list[Shape]
     kept: list[Masks]
-    values: Mapping[fx.Node, Any]
+    values: dict[fx.Node, Any]
     numbers: Mapping[str, Any]
 
     @property
@@ -68,6 +69,18 @@ class NodeSizes:
         else:
             self.node.update_kwarg(name, value)
 
+    def product(self, size: Any, right: int) -> Any:
+        """``right`` in the place of a wrong size. Where that is ``batch * heads``, the batch stays free."""
+        if isinstance(size, fx.Node) and size.target is operator.mul:
+            for factor in size.args:
+                whole = self.now(factor)
+                if isinstance(factor, fx.Node) and whole and whole == self.then(factor) and right % whole == 0:
+                    with self.node.graph.inserting_before(self.node):
+                        made = self.node.graph.call_function(operator.mul, (factor, right // whole))
+                    made.meta["val"] = self.values[made] = right
+                    return made
+        return right
+
     def call(self, function: Any, *args: Any) -> None:
         """Make the node a call of another function."""
         self.node.op, self.node.target, self.node.args, self.node.kwargs = "call_function", function, args, {}
@@ -87,7 +100,10 @@ def right_sizes(sizes: NodeSizes, given: Any, right: Shape) -> Any:
     """``given`` with a number in the place of each size that is neither right nor left open (-1)."""
     if isinstance(given, fx.Node):  # all at once: ``y.shape``
         return given if tuple(sizes.now(given)) == right else right
-    new = tuple(size if sizes.now(size) in (wanted, -1) else wanted for size, wanted in zip(given, right, strict=True))
+    new = tuple(
+        size if sizes.now(size) in (wanted, -1) else sizes.product(size, wanted)
+        for size, wanted in zip(given, right, strict=True)
+    )
     return given if new == tuple(given) else new
 
 
