@@ -3,6 +3,7 @@ something."""
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edp_fx.errors import ModelError
+from edp_fx.errors import ModelError, one_line
 
 COMPUTE_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 """The layers that carry a network's multiply-accumulates: convolutions of every kind and linear layers."""
@@ -46,6 +47,21 @@ def normalize(example_inputs: Any, model: nn.Module | None = None) -> tuple[Tens
 def device_of(model: nn.Module) -> torch.device | None:
     """Where the model's first tensor is; None where it has none."""
     return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
+
+
+def copied(model: Any) -> Any:
+    """A deep copy of a network.
+
+    Raises:
+        ModelError: it holds something that cannot be copied, as ``torch.nn.utils.weight_norm`` does after a run.
+    """
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied: {one_line(error)} Take torch.nn.utils.parametrizations in the "
+            "place of torch.nn.utils.weight_norm, or remove it (torch.nn.utils.remove_weight_norm)"
+        ) from error
 
 
 def snapshot(module: nn.Module) -> Callable[[], None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from edp_fx.compressor import Compressor, Method
 from edp_fx.compressor.calibrate import whiten
 from edp_fx.errors import BudgetError, ModelError, TrainingError, UnreachableError
 from edp_fx.frontend import trace
-from edp_fx.inputs import normalize
+from edp_fx.inputs import copied, normalize
 from edp_fx.latency import LatencyTable
 from edp_fx.train import Recipe, Teacher, Trainer, Watcher
 from edp_fx.train.trainer import pair_of
@@ -92,7 +91,7 @@ def compress(
         raise TrainingError("resume: say where the checkpoint is, directory=")
 
     def trainer(*, pairs: bool) -> Trainer:
-        gm = trace(copy.deepcopy(model), inputs)
+        gm = trace(copied(model), inputs)
         _must_classify(gm)
         if pairs:
             gm = insert(gm, start=method.pairs)
@@ -139,7 +138,7 @@ def truncate(
         BudgetError: something in the method needs training, or ranks alone cannot reach the budget.
     """
     method.check_without_training()
-    gm = insert(trace(copy.deepcopy(model), example_inputs), start=method.pairs)
+    gm = insert(trace(copied(model), example_inputs), start=method.pairs)
     used = method
     if calibration is not None and method.importance == "singular":
         used = method.changed(importance=whiten(gm, calibration))

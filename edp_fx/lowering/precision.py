@@ -5,7 +5,6 @@ own.
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 from collections import Counter
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from edp_fx.errors import EdpError, LoweringError
 from edp_fx.frontend import trace
+from edp_fx.inputs import copied
 from edp_fx.passes.fuse import UnfusePairs
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -40,10 +40,10 @@ def plain_copy(model: nn.Module) -> nn.Module:
     """A copy of ``model`` in eval mode on the CPU, its fused pairs two layers again (computing W = C·B at every run is
     for training).
     """
-    copied = copy.deepcopy(model).cpu().eval()
-    if isinstance(copied, fx.GraphModule):
-        UnfusePairs()(copied)
-    return copied
+    plain = copied(model).cpu().eval()
+    if isinstance(plain, fx.GraphModule):
+        UnfusePairs()(plain)
+    return plain
 
 
 def prepare(model: nn.Module, precision: str, inputs: tuple[Tensor, ...] = ()) -> nn.Module:

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 import edp_fx
 from edp_fx.errors import EdpError
-from edp_fx.inputs import randomize_
+from edp_fx.inputs import copied, randomize_
 from edp_fx.leaves import tensors_of
 from edp_fx.validation import masking
 from tests.fuzz.programs import Program
@@ -198,7 +198,7 @@ class Road:
 
     def insert(self) -> None:
         """Pairs compute the same."""
-        self.inserted: fx.GraphModule = edp_fx.insert(copy.deepcopy(self.graph))
+        self.inserted: fx.GraphModule = edp_fx.insert(copied(self.graph))
         self.both("with pairs", self.inserted)
         self.facts["pairs"] = len(self.inserted.meta["edp_fx.reports"][-1].rewritten)
 

@@ -79,7 +79,8 @@ class SwishModule(nn.Module):
 
 @block
 def checkpointed(s: Scope) -> Feature:
-    layer, norm = conv(s, s.c, s.c, 3), s.module(f"nn.BatchNorm2d({s.c})", "bn")
+    """Without batch norm, whose statistics torch moves twice where it computes a second time."""
+    layer, norm = conv(s, s.c, s.c, 3), s.module(f"nn.GroupNorm(1, {s.c})", "gn")
     how = f"checkpoint(lambda t: F.relu({norm}({layer}(t))), {s.x}, use_reentrant=False)"
     return s.feature(how, s.c)
 
