@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from edp_fx.compressor.importance import Importance
-from edp_fx.compressor.kinds import KINDS, Kind
+from edp_fx.compressor.kinds import KINDS
+from edp_fx.compressor.kinds.base import Kind
 from edp_fx.compressor.method import Method
 from edp_fx.errors import BudgetError
 
