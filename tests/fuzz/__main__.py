@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         records.append(record)
         if record["verdict"] in FAILED:
             print(f"{record['seed']}: {record['verdict']} in {record['stage']}: {record['reason'][:200]}", flush=True)
-        if len(records) % 100 == 0:
+        if len(records) % 20 == 0:  # a campaign that is stopped leaves what it has found
+            options.out.write_text(json.dumps(summary(records), indent=1) + "\n")
             print(f"{len(records)} programs, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     counts = summary(records)
     options.out.write_text(json.dumps(counts, indent=1) + "\n")
