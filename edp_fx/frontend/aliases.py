@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import fx, nn
 
+from edp_fx.frontend.layers import ModeSwitch
 from edp_fx.frontend.normal_form import is_impure
 from edp_fx.frontend.running import submodule
 from edp_fx.leaves import tensors_of
@@ -25,7 +26,7 @@ def writes(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 def _may_pass_on(gm: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node returns its very input in some mode or for some option: dropout."""
     if node.op == "call_module":
-        return isinstance(submodule(gm, str(node.target)), (nn.Identity, nn.modules.dropout._DropoutNd))
+        return isinstance(submodule(gm, str(node.target)), (nn.Identity, nn.modules.dropout._DropoutNd, ModeSwitch))
     return node.op == "call_function" and node.target in _DROPOUTS
 
 

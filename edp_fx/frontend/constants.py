@@ -12,10 +12,11 @@ from torch.utils._pytree import tree_leaves
 from edp_fx.frontend.normal_form import is_impure
 from edp_fx.frontend.proxies import Untraceable
 
-_DRAWN = frozenset(
+DRAWN = frozenset(
     "rand randn randint randperm normal empty bernoulli multinomial poisson rand_like randn_like randint_like "
     "empty_like new_empty dropout".split()
 )
+"""Names of functions whose results depend on chance."""
 
 
 def real_value(node: fx.Node, run: Callable[[fx.Node, Callable[[fx.Node], Any]], Any]) -> Any:
@@ -40,7 +41,7 @@ def real_value(node: fx.Node, run: Callable[[fx.Node, Callable[[fx.Node], Any]],
     def computed(one: fx.Node) -> Any:
         if one.op == "placeholder":
             raise Untraceable("the model's control flow depends on the values of its input")
-        if getattr(one.target, "__name__", one.target) in _DRAWN:
+        if getattr(one.target, "__name__", one.target) in DRAWN:
             raise Untraceable("the model's control flow depends on a random number")
         if is_impure(one) or any(is_impure(user) and user.args[:1] == (one,) for user in one.users):
             raise Untraceable("the model's control flow depends on a tensor that its forward changes in place")

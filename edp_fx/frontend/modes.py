@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from edp_fx.errors import TraceError
 from edp_fx.frontend.layers import AttentionDropout
+from edp_fx.frontend.merge import merge
 from edp_fx.frontend.tracer import ModuleTracer
 from edp_fx.leaves import tensors_of
 
@@ -54,6 +55,8 @@ def mode_dependent(
 ) -> dict[str, str]:
     """The modules whose graph differs between train and eval mode, with the reason; empty when one graph holds.
 
+    A graph that differs in a few operations is made to hold in both modes, see :func:`merge`.
+
     Raises:
         TraceError: the model's own forward returns different things in the two modes.
     """
@@ -61,7 +64,7 @@ def mode_dependent(
     evaluated = run(other, model)
     if _keys(graph, tracer) == _keys(evaluated, other):
         return {}
-    if _equal_in_eval(model, inputs, tracer, graph):
+    if _equal_in_eval(model, inputs, tracer, graph) or merge(tracer, graph, evaluated):
         return {}
     readers = {path for path in tracer.mode_readers | other.mode_readers if path}
     if not readers:

@@ -54,7 +54,9 @@ def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
     """Trace a model to a graph of its own modules that trains, evaluates, copies and saves as the model does.
 
     ``train()`` and ``eval()`` switch dropout, stochastic depth, batch norm and attention dropout as in the model.
-    The batch size is free. Parameters and buffers are the model's own tensors under their own names. Every node has
+    The batch size is free. Parameters and buffers are the model's own tensors under their own names, as in
+    ``torch.fx.symbolic_trace``: who trains or compresses the graph changes the model's weights, and traces
+    ``copy.deepcopy(model)`` to keep them. Autograd functions keep their own backward. Every node has
     its fake value in ``node.meta["val"]``; a :class:`TraceReport` is in ``gm.meta["edp_fx.trace"]``.
 
     Args:
