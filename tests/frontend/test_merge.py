@@ -48,7 +48,7 @@ class Scaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer(x) * self.scale
         x = (
-            x * x.new_empty(x.shape[:1] + (1, 1, 1)).bernoulli_(0.7).div_(0.7)
+            x * x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(0.7).div_(0.7)
             if self.training
             else (x * 0.5).clamp(-1, 1)
         )
