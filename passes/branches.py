@@ -43,7 +43,7 @@ class DropBranches(Pass):
         nodes = {node.name: node for node in gm.graph.nodes}
         for branch in reversed(self.branches):  # what stays of one may be the sum of the one before
             total = nodes[branch.name]
-            _replace(gm, total, total.args[branch.operand])  # type: ignore[arg-type]
+            _replace(gm, total, total.args[branch.operand])
             report.rewritten.append(branch.name)
         return _swept(gm, report)
 
