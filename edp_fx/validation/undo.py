@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, cast
 
 from torch import Tensor, fx, nn
 
@@ -29,12 +30,12 @@ class Undo:
 @contextmanager
 def swapped(model: nn.Module, others: Mapping[int, Tensor]) -> Iterator[None]:
     """Within it, other tensors are in the places of parameters and buffers, given by the ids of these."""
-    places = [
+    places: list[tuple[dict[str, Any], str, Tensor]] = [
         (table, name, value)
         for module in (model.modules() if others else ())
-        for table in (module._parameters, module._buffers)
+        for table in cast("tuple[dict[str, Any], ...]", (module._parameters, module._buffers))
         for name, value in table.items()
-        if id(value) in others
+        if value is not None and id(value) in others
     ]
     try:
         for table, name, value in places:
