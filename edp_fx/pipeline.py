@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from edp_fx.checkpoint import check_saveable
 from edp_fx.compressor import Compressor, Method
 from edp_fx.compressor.calibrate import whiten
-from edp_fx.errors import BudgetError, ModelError, TrainingError, UnreachableError
+from edp_fx.errors import BudgetError, CheckpointError, ModelError, TrainingError, UnreachableError
 from edp_fx.frontend import trace
 from edp_fx.inputs import copied, normalize
 from edp_fx.latency import LatencyTable
@@ -93,6 +95,7 @@ def compress(
     def trainer(*, pairs: bool) -> Trainer:
         gm = trace(copied(model), inputs)
         _must_classify(gm)
+        _tell_unsaveable(gm, inputs)
         if pairs:
             gm = insert(gm, start=method.pairs)
         return Trainer(
@@ -172,6 +175,14 @@ def _teacher(model: nn.Module, given: nn.Module | None, method: Method) -> Teach
         if name in method.differing(Method()):
             raise BudgetError(f"{name} applies where there is a teacher: give one, or teacher='self'")
     return None
+
+
+def _tell_unsaveable(gm: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
+    """Warn before training of what ``save`` could not write after; the network may still be of use without it."""
+    try:
+        check_saveable(gm, inputs)
+    except CheckpointError as error:
+        warnings.warn(f"edp_fx.save will not be able to write the compressed network: {error}", stacklevel=4)
 
 
 def _must_classify(gm: fx.GraphModule) -> None:

@@ -121,7 +121,9 @@ class Runner:
             raise
 
     def _run(self) -> dict[str, Any]:
+        from edp_fx.checkpoint import check_saveable
         from edp_fx.cost import measure
+        from edp_fx.frontend import trace
         from edp_fx.pipeline import compress
 
         plan, job = self.plan, self.job
@@ -130,6 +132,7 @@ class Runner:
         teacher = self._teacher(data)
         inputs = loaded.example_inputs
         dense_cost = measure(loaded.model, inputs)
+        check_saveable(trace(loaded.model, inputs), inputs)  # hours before it is saved
         start = copy.deepcopy(loaded.model)
         self._lap("load", started)
 

@@ -188,3 +188,21 @@ def test_what_a_file_of_weights_cannot_hold(tmp_path: Path) -> None:
             edp_fx.save(gm, tmp_path / "net")
         assert "\n" not in str(said.value)
     assert not (tmp_path / "net").exists()
+
+
+class Own(nn.Module):
+    """Kept whole, as its path depends on its mode: a class that no file may name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x) if self.training else self.other(self.one(x))
+
+
+def test_compress_says_before_training_what_it_could_not_save_after() -> None:
+    batches = [(torch.randn(4, 8), torch.tensor([0, 1, 2, 1])) for _ in range(4)]
+    net = nn.Sequential(nn.Linear(8, 8), Own(), nn.Linear(8, 3))
+    with pytest.warns(UserWarning, match=r"will not be able to write .*'1' of your own class"):
+        edp_fx.compress(net, batches, epochs=1, macs=0.9)
