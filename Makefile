@@ -24,7 +24,7 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -n 2
 
-# programs made at random, as many as time allows
+# programs made at random, through every stage (an hour or so)
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --count 5000
 
