@@ -63,7 +63,7 @@ def namespaces() -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_nothing_is_left_changed(fails):
+def test_nothing_is_left_changed(fails: bool) -> None:
     model = nn.Sequential(Busy(), nn.Sequential(Busy(fails), nn.Dropout()))
     trace(nn.Linear(6, 6), torch.randn(2, 6))  # torch looks some things up once
     before, was = namespaces(), state(model)
@@ -78,7 +78,7 @@ def test_nothing_is_left_changed(fails):
     assert torch.is_grad_enabled()
 
 
-def test_two_threads_trace_the_same_model_and_others():
+def test_two_threads_trace_the_same_model_and_others() -> None:
     shared = Block()
     image, rows = torch.randn(2, 3, 16, 16), torch.randn(2, 6)
     vit = timm.create_model("test_vit", img_size=32)
@@ -110,7 +110,7 @@ def test_two_threads_trace_the_same_model_and_others():
     assert [state(model) for model, _ in inputs] == was
 
 
-def test_a_model_that_runs_elsewhere_meanwhile_is_not_disturbed():
+def test_a_model_that_runs_elsewhere_meanwhile_is_not_disturbed() -> None:
     model = Block().eval()
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():

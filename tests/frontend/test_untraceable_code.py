@@ -6,6 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -23,12 +24,12 @@ class Swish(torch.autograd.Function):
     """With a backward that is plainly not the derivative of its forward."""
 
     @staticmethod
-    def forward(ctx, x, slope, scale):
+    def forward(ctx: torch.Tensor, x: torch.Tensor, slope: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)
         return x * torch.sigmoid(slope * x) * scale
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Any) -> Any:
         return gradient * 7, gradient.sum(), None
 
 
@@ -36,26 +37,26 @@ class Reversal(torch.autograd.Function):
     """The identity, its gradient turned around; the newer style, without a context in forward."""
 
     @staticmethod
-    def forward(x):
+    def forward(x: torch.Tensor) -> torch.Tensor:
         return x
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         pass
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Any) -> Any:
         return -gradient
 
 
 class Halves(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: torch.Tensor, x: torch.Tensor) -> Any:
         ctx.channels = x.shape[1]
         return x[:, : x.shape[1] // 2].clone(), x[:, x.shape[1] // 2 :].clone()
 
     @staticmethod
-    def backward(ctx, one, other):
+    def backward(ctx: Any, one: Any, other: Any) -> Any:
         return torch.cat([one, 2 * other], 1)
 
 
@@ -76,7 +77,7 @@ class Block(nn.Module):
         return self.second(one + other)
 
 
-def test_autograd_functions_keep_their_backward():
+def test_autograd_functions_keep_their_backward() -> None:
     model = Block()
     x = torch.randn(2, 3, 6, 6)
     graph = trace(model, x)
@@ -91,22 +92,22 @@ def test_autograd_functions_keep_their_backward():
     assert analyze(graph, x).groups
 
 
-def test_a_function_of_layers_is_kept_whole():
+def test_a_function_of_layers_is_kept_whole() -> None:
     class Through(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, x, layer):
+        def forward(ctx: torch.Tensor, x: torch.Tensor, layer: torch.Tensor) -> torch.Tensor:
             return layer(x)
 
         @staticmethod
-        def backward(ctx, gradient):
+        def backward(ctx: Any, gradient: Any) -> Any:
             return gradient, None
 
     class Part(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Linear(4, 4)
 
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             return Through.apply(x, self.layer)
 
     model = nn.Sequential(nn.Linear(4, 4), Part())
@@ -128,7 +129,7 @@ class Checkpointed(nn.Module):
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_checkpointing_is_traced_through(reentrant):
+def test_gradient_checkpointing_is_traced_through(reentrant: bool) -> None:
     model = Checkpointed(reentrant)
     graph = trace(model, torch.randn(2, 6))
     assert {node.target for node in graph.graph.nodes if node.op == "call_module"} >= {"body.0", "body.1"}
@@ -148,7 +149,7 @@ def twice(x: Tensor, times: int) -> Tensor:
 
 
 @twice.register_fake
-def _(x, times):
+def _(x: torch.Tensor, times: Any) -> Any:
     return torch.empty_like(x)
 
 
@@ -175,14 +176,14 @@ class Odd(nn.Module):
         return torch.where(x > 0, x, n * 0 + 1.0)
 
 
-def test_code_that_goes_past_the_overrides():
+def test_code_that_goes_past_the_overrides() -> None:
     model = Odd()
     graph = trace(model, torch.randn(2, 6))
     assert_same(model, graph, torch.randn(5, 6), tolerance=1e-5)
     assert [guard.value for guard in graph.meta["edp_fx.trace"].guards] == [8.0, 4.0]
 
 
-def test_a_scripted_part_is_a_leaf():
+def test_a_scripted_part_is_a_leaf() -> None:
     part = torch.jit.script(nn.Sequential(nn.Linear(6, 6), nn.ReLU()))
     model = nn.Sequential(nn.Linear(6, 6), part)
     graph = trace(model, torch.randn(2, 6))
@@ -203,7 +204,7 @@ class Leaks(nn.Module):
         return self.layer(x) + hidden
 
 
-def test_what_is_computed_unseen_is_never_taken_for_a_constant():
+def test_what_is_computed_unseen_is_never_taken_for_a_constant() -> None:
     model = nn.Sequential(nn.Linear(6, 6), Leaks())
     graph = trace(model, torch.randn(2, 6))
     assert [one.node for one in graph.meta["edp_fx.trace"].opaque] == ["1"]
@@ -242,18 +243,18 @@ for expression in {_UNUSUAL}:
 """
 
 
-def test_no_process_dies():
+def test_no_process_dies() -> None:
     done = subprocess.run([sys.executable, "-c", _CHILD], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, (done.stdout, done.stderr[-2000:])
 
 
-def test_functional_dropout_and_flags_still_follow_the_mode():
+def test_functional_dropout_and_flags_still_follow_the_mode() -> None:
     class Part(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Linear(6, 6)
 
-        def forward(self, x):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
             return F.dropout(self.layer(x), 0.5, self.training)
 
     graph = trace(Part(), torch.ones(2, 6)).eval()

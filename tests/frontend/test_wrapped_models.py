@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 6), nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.1)), nn.BatchNorm1d(4))
 
 
-def test_wrappers_are_taken_off():
+def test_wrappers_are_taken_off() -> None:
     model = network()
     wrappers = (torch.compile, nn.DataParallel, torch.optim.swa_utils.AveragedModel)
     for wrapped in (*(wrap(model) for wrap in wrappers), torch.compile(nn.DataParallel(model))):
@@ -27,7 +28,7 @@ def test_wrappers_are_taken_off():
         assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["0", "1.0", "1.1", "2"]
 
 
-def test_a_wrapped_part_is_taken_out_and_the_model_keeps_it():
+def test_a_wrapped_part_is_taken_out_and_the_model_keeps_it() -> None:
     model = network()
     plain = copy.deepcopy(model)
     model[1] = torch.compile(model[1])
@@ -38,9 +39,9 @@ def test_a_wrapped_part_is_taken_out_and_the_model_keeps_it():
     assert type(model[1]) is not nn.Sequential
 
 
-def test_what_cannot_be_unwrapped_is_refused():
+def test_what_cannot_be_unwrapped_is_refused() -> None:
     class Sharded(FSDPModule, nn.Linear):  # as fully_shard makes it
-        def __new__(cls, *args):
+        def __new__(cls, *args: Any) -> Any:
             return object.__new__(cls)
 
     for model, says in (
