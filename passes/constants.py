@@ -121,17 +121,18 @@ def _pair_of(gm: fx.GraphModule, target: str) -> Pair | None:
     return owner if leaf == "basis" and isinstance(owner, Pair) else None
 
 
-def _times(weight: Tensor, vector: Tensor) -> Tensor:
+def weighted(weight: Tensor, vector: Tensor) -> Tensor:
+    """What a layer of this weight [outputs, inputs, *kernel] makes of the same values [inputs] at all positions."""
     return weight.flatten(2).sum(2) @ vector if weight.ndim > 2 else weight @ vector
 
 
 @torch.no_grad()
 def _fold(chain: list[nn.Module], reader: nn.Module, pair: Pair | None, constant: Tensor) -> None:
     weight: nn.Parameter = reader.weight  # type: ignore[assignment]
-    shift, biased = _times(weight, constant), reader
+    shift, biased = weighted(weight, constant), reader
     if pair is not None:
         biased = pair.coefficient
-        shift = _times(biased.weight, shift)  # type: ignore[arg-type]
+        shift = weighted(biased.weight, shift)  # type: ignore[arg-type]
     if isinstance(biased.bias, Tensor):
         biased.bias = _changed(biased.bias, biased.bias + shift)
     else:

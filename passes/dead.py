@@ -23,7 +23,7 @@ def dead_elements(gm: fx.GraphModule, graph: ChannelGraph, allow_inexact: bool =
     for group in graph.prunable:
         if not group.exact and not allow_inexact:
             continue
-        dead = _dead(group, state)
+        dead = dead_of(group, state)
         if dead.all():
             dead[0] = False
         if dead.any():
@@ -31,7 +31,8 @@ def dead_elements(gm: fx.GraphModule, graph: ChannelGraph, allow_inexact: bool =
     return keep
 
 
-def _dead(group: Group, state: dict[str, torch.Tensor]) -> np.ndarray:
+def dead_of(group: Group, state: dict[str, torch.Tensor]) -> np.ndarray:
+    """Which elements [size] of a group are zero in all that makes, or all that reads, them."""
     if group.kind == "rank":
         dead = np.zeros(group.size, dtype=bool)
         for member in group.members:

@@ -40,7 +40,7 @@ def repair_sizes(gm: fx.GraphModule, graph: ChannelGraph, masks: dict[str, list[
     inputs = graph.example_inputs
     if any(one.dtype is torch.float64 for one in gm.parameters()):  # a copy in float64 of what was analysed
         inputs = tuple(one.double() if one.is_floating_point() else one for one in inputs)
-    repairer = _Repairer(gm, graph, masks, mode)
+    repairer = Repairer(gm, graph, masks, mode)
     with eval_mode(gm), shapes_only(mode):
         repairer.run(*inputs)
     if repairer.changes:
@@ -48,7 +48,9 @@ def repair_sizes(gm: fx.GraphModule, graph: ChannelGraph, masks: dict[str, list[
     return list(repairer.changes)
 
 
-class _Repairer(GraphRunner):
+class Repairer(GraphRunner):
+    """Runs the pruned graph on shapes and puts new numbers for the sizes that stand in it."""
+
     def __init__(self, gm: fx.GraphModule, graph: ChannelGraph, masks: dict[str, list[Masks]], mode: ShapeMode) -> None:
         super().__init__(gm)
         self.mode = mode

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from edp_fx.frontend.guards import Guard
 from edp_fx.frontend.propagate import propagate
 from edp_fx.frontend.trace import TraceReport, trace
-from edp_fx.frontend.tracer import Guard
 
 __all__ = ["Guard", "TraceReport", "propagate", "trace"]

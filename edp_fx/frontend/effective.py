@@ -100,7 +100,7 @@ def find_sites(gm: fx.GraphModule) -> list[Site]:
             if isinstance(module, COMPUTE_LAYERS):
                 sites.append(_module_site(gm, node, module, inlined))
         elif node.op == "call_function" and node.target in FUNCTIONS:
-            sites.append(_functional_site(gm, node))
+            sites.append(functional_site(gm, node))
     _name_apart(gm, sites)
     return sites
 
@@ -316,7 +316,8 @@ def _value(root: nn.Module, node: fx.Node, memo: dict[fx.Node, Any]) -> Any:
 # Functional calls ----------------------------------------------------------------------------------------------
 
 
-def _functional_site(gm: fx.GraphModule, node: fx.Node) -> Site:
+def functional_site(gm: fx.GraphModule, node: fx.Node) -> Site:
+    """The layer that a call of a function computes: where its weight comes from, or why that is unknown."""
     found = layer_arguments(node)
     site = Site(node.name, node, node.name, training=gm.training)
     weight, bias = found["weight"], found.get("bias")

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import torch
 
-import edp_fx
-
-_OURS = tuple(f"{Path(package.__file__).resolve().parent}/" for package in (torch, edp_fx) if package.__file__)
-_OURS += (f"{Path(_OURS[-1]).parent}/passes/",)
+_HERE = Path(__file__).resolve().parents[1]
+_OURS = tuple(f"{folder}/" for folder in (Path(torch.__file__).resolve().parent, _HERE, (_HERE / "passes").resolve()))
 
 
 def location(error: BaseException) -> str:

@@ -11,12 +11,13 @@ from torch import Tensor, fx, nn
 from edp_fx.errors import TraceError
 from edp_fx.frontend.assemble import assemble
 from edp_fx.frontend.batch import fixes_batch_size
+from edp_fx.frontend.guards import Guard
 from edp_fx.frontend.hooks import follow_hooks
 from edp_fx.frontend.location import described
 from edp_fx.frontend.modes import mode_dependent
 from edp_fx.frontend.normal_form import remove_dead_code, use_modules
 from edp_fx.frontend.proxies import Untraceable
-from edp_fx.frontend.tracer import Guard, ModuleTracer
+from edp_fx.frontend.tracer import ModuleTracer
 from edp_fx.frontend.unwrap import unwrapped
 from edp_fx.inputs import normalize
 from edp_fx.refusal import Refusal

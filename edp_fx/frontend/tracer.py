@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
-import types
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,8 +15,10 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from edp_fx.frontend.arguments import lower
 from edp_fx.frontend.constants import real_value
+from edp_fx.frontend.functions import COMPOSITE, attention
+from edp_fx.frontend.guards import Guard, Taking, place
 from edp_fx.frontend.interception import RecordCalls, wrappers
-from edp_fx.frontend.layers import DROPOUTS, AttentionDropout, CustomFunction
+from edp_fx.frontend.layers import DROPOUTS, CustomFunction
 from edp_fx.frontend.location import described
 from edp_fx.frontend.propagate import evaluate
 from edp_fx.frontend.proxies import TensorProxy, TrainingFlag, Untraceable, ValueProxy
@@ -42,41 +41,8 @@ _LEAF_TYPES = (
 )
 
 
-@dataclass(frozen=True)
-class Guard:
-    """A value the model's Python code took from the example: the graph holds for inputs that agree on it."""
-
-    node: str
-    kind: str
-    value: Any
-    module: str
-
-
-@dataclass(frozen=True)
-class Taking:
-    """How a guard's value was taken: from which node, by which conversion, at which instruction of the user's code."""
-
-    guard: Guard
-    node: fx.Node
-    convert: Callable[[Any], Any]
-    place: tuple[int, int]
-
-
 class ReadsTraining(BaseException):
     """The module being traced reads ``self.training`` and holds no convolution or linear layer: a leaf."""
-
-
-def _undispatched(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The Python body of a torch function, without the check that hands proxies away as one opaque call."""
-    assert isinstance(function, types.FunctionType)
-    scope = {**function.__globals__, "has_torch_function": lambda *_: False}
-    body = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
-    body.__kwdefaults__ = function.__kwdefaults__
-    return body
-
-
-# Functions that contain linear layers: traced through.
-_COMPOSITE = {F.multi_head_attention_forward: _undispatched(F.multi_head_attention_forward)}
 
 
 class ModuleTracer:
@@ -251,7 +217,7 @@ class ModuleTracer:
                 if made is not None:
                     return made
             if target is F.scaled_dot_product_attention:
-                args, kwargs, module = _attention(args, kwargs)
+                args, kwargs, module = attention(args, kwargs)
                 if module is not None:
                     kind, target = "call_module", self._add_module("attention", module)
         elif kind == "call_method" and target in ("item", "tolist"):
@@ -323,7 +289,7 @@ class ModuleTracer:
         with torch._C.DisableTorchFunction():
             taken = convert(value)
         guard = Guard(proxy.node.name, kind, taken, self._stack[-1] if self._stack else "")
-        self.takings.append(Taking(guard, proxy.node, convert, _place()))
+        self.takings.append(Taking(guard, proxy.node, convert, place()))
         return taken
 
     def _real_value(self, node: fx.Node) -> Any:
@@ -342,8 +308,8 @@ class ModuleTracer:
     def record_call(self, func: Any, args: Any, kwargs: Any, proxies: list[ValueProxy]) -> Any:
         """A torch call that has proxies among its arguments."""
         self._forget_asking(proxies)
-        if func in _COMPOSITE and any(type(proxy) is TensorProxy for proxy in proxies):
-            return _COMPOSITE[func](*args, **kwargs)
+        if func in COMPOSITE and any(type(proxy) is TensorProxy for proxy in proxies):
+            return COMPOSITE[func](*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name == "__get__":
             return getattr(args[0], func.__self__.__name__)
@@ -356,8 +322,8 @@ class ModuleTracer:
     def _forget_asking(self, proxies: list[ValueProxy]) -> None:
         """Drop the guards of sizes that C++'s argument parser, not the model, has just asked for."""
         if self.takings and self.takings[-1].guard.kind == "index":
-            place, nodes = _place(), {proxy.node for proxy in proxies}
-            while self.takings and self.takings[-1].place == place and self.takings[-1].node in nodes:
+            here, nodes = place(), {proxy.node for proxy in proxies}
+            while self.takings and self.takings[-1].place == here and self.takings[-1].node in nodes:
                 self.takings.pop()
 
     def apply_function(self, function: type[torch.autograd.Function], args: tuple[Any, ...]) -> Any:
@@ -477,23 +443,3 @@ class ModuleTracer:
 def _is_real(tensor: Tensor) -> bool:
     with torch._C.DisableTorchFunction():
         return tensor.is_floating_point()
-
-
-def _place() -> tuple[int, int]:
-    """The instruction of the code being traced that has asked this library for something."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
-        frame = frame.f_back
-    return (id(frame), frame.f_lasti)
-
-
-def _attention(args: Any, kwargs: Any) -> tuple[Any, Any, nn.Module | None]:
-    """Attention with a dropout that is not nil becomes a module: models switch it by train and eval mode."""
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    options = {**dict(zip(names, args)), **kwargs}
-    p = options.get("dropout_p", 0.0)
-    if isinstance(p, (int, float)) and p == 0:
-        return args, kwargs, None
-    del options["dropout_p"]
-    first = tuple(options.pop(name) for name in names[:3])
-    return first, options, AttentionDropout(float(p))

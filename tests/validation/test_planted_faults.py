@@ -140,7 +140,7 @@ def test_a_wrong_rule_freezes_its_group(monkeypatch: pytest.MonkeyPatch, operati
 
 
 def test_a_wrong_literal_size_freezes_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vars(sizes)["_Repairer"], "_repair", lambda self, node: None)
+    monkeypatch.setattr(sizes.Repairer, "_repair", lambda self, node: None)
     graph = edp_fx.analyze(edp_fx.trace(network(), IMAGE), IMAGE)
     assert "point" in frozen_by_proof(graph)
     assert "cannot be removed" in graph.explain("point")
@@ -227,7 +227,7 @@ class Sliced(nn.Module):
 
 def test_a_wrong_slice_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second half of a parameter taken for the first."""
-    right = vars(effective)["_functional_site"]
+    right = effective.functional_site
     seen: list[Any] = []
 
     def wrong(gm: fx.GraphModule, node: fx.Node) -> Any:
@@ -237,7 +237,7 @@ def test_a_wrong_slice_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
             site.weight = seen[-2].weight
         return site
 
-    monkeypatch.setattr(effective, "_functional_site", wrong)
+    monkeypatch.setattr(effective, "functional_site", wrong)
     _, report = checked_insert(Sliced())
     assert "undone" in report.facts
 
@@ -293,8 +293,8 @@ def test_a_wrong_norm_fold_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wrong_bias_of_a_constant_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = vars(constants)["_times"]
-    monkeypatch.setattr(constants, "_times", lambda weight, vector: 2 * right(weight, vector))
+    right = constants.weighted
+    monkeypatch.setattr(constants, "weighted", lambda weight, vector: 2 * right(weight, vector))
     gm = edp_fx.trace(network(), IMAGE).eval()
     gm.a.weight.data[:6] = 0
     gm.a.bias.data[:6] = 1
@@ -305,14 +305,14 @@ def test_a_wrong_bias_of_a_constant_is_undone(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_living_channel_taken_for_dead_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = vars(dead)["_dead"]
+    right = dead.dead_of
 
     def wrong(group: Any, state: Any) -> np.ndarray:
         found = right(group, state)
         found[-1] |= group.name == "a"
         return found
 
-    monkeypatch.setattr(dead, "_dead", wrong)
+    monkeypatch.setattr(dead, "dead_of", wrong)
     gm = edp_fx.trace(network(), IMAGE).eval()
     want = outputs(gm, (IMAGE,))
     small = edp_fx.prune_and_merge(gm, IMAGE)
