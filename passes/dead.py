@@ -32,8 +32,8 @@ def dead_elements(gm: fx.GraphModule, graph: ChannelGraph, allow_inexact: bool =
 
 
 def dead_of(group: Group, state: dict[str, torch.Tensor]) -> np.ndarray:
-    """Which elements [size] of a group are dead: a rank zero in a half of its pair, a channel zero in all that makes it, and
-    in what reads it where a zero does not stay one on the way."""
+    """Which elements [size] of a group are dead: a rank zero in a half of its pair; a channel zero in all that makes
+    it, and in what reads it where a zero does not stay one on the way."""
     if group.kind == "rank":
         dead = np.zeros(group.size, dtype=bool)
         for member in group.members:
