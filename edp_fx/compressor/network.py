@@ -101,7 +101,9 @@ class Network:
             mine = {group: kept for group, kept in removed.items() if group in part}
             return _reduce(network, copy.deepcopy(explicit), graph, mine, keep_pair if _MERGES in part else None)
 
-        pieces: list[Removable | str] = [*removed, *([_MERGES] if keep_pair is not None else [])]
+        pieces: list[Removable | str] = [*removed]
+        if keep_pair is not None:
+            pieces.append(_MERGES)
         try:
             applied = change(self.gm, pieces)
             self.difference = before.difference()

@@ -25,7 +25,8 @@ class Busy(nn.Module):
 
     def __init__(self, fails: bool = False) -> None:
         super().__init__()
-        self.fails, self.seen, self.cache = fails, [], {"inner": [0]}
+        self.seen: list[object] = []
+        self.fails, self.cache = fails, {"inner": [0]}
         self.layer = nn.Linear(6, 6)
         self.parts = [self.layer]
         self.apply_layer = lambda x: self.layer(x)

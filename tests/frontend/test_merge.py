@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 8, 3), *blocks, Scaled(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
 
 
-def test_what_train_mode_adds_is_switched(tmp_path):
+def test_what_train_mode_adds_is_switched(tmp_path: Path) -> None:
     model = network()
     randomize_(model)
     x = torch.randn(2, 3, 8, 8)
@@ -77,7 +78,7 @@ def test_what_train_mode_adds_is_switched(tmp_path):
         torch.testing.assert_close(load(save(graph.eval(), tmp_path / "net", x))(x), model.eval()(x))
 
 
-def test_train_mode_of_a_switched_graph_draws_as_the_model():
+def test_train_mode_of_a_switched_graph_draws_as_the_model() -> None:
     model = network()
     graph = trace(model, torch.randn(2, 3, 8, 8))
     x = torch.randn(6, 3, 8, 8)
@@ -99,7 +100,7 @@ class Heads(nn.Module):
         return (self.one if self.training else self.two)(x).relu()
 
 
-def test_layers_of_one_mode_are_not_switched():
+def test_layers_of_one_mode_are_not_switched() -> None:
     model = nn.Sequential(nn.Linear(8, 8), Heads())
     graph = trace(model, torch.randn(2, 8))
     assert [one.node for one in graph.meta["edp_fx.trace"].opaque] == ["1"]
