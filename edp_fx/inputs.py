@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from edp_fx.errors import ModelError, one_line
 
@@ -29,6 +29,8 @@ def normalize(example_inputs: Any, model: nn.Module | None = None) -> tuple[Tens
     Raises:
         ModelError: for anything else.
     """
+    if model is not None and not isinstance(model, nn.Module):
+        raise ModelError(f"a model must be a torch.nn.Module, found {type(model).__name__}")
     inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
     for one in inputs:
         if not isinstance(one, Tensor):
@@ -42,6 +44,12 @@ def normalize(example_inputs: Any, model: nn.Module | None = None) -> tuple[Tens
     if home is None or home.type == "meta":
         return inputs
     return tuple(one if one.is_meta else one.to(home) for one in inputs)
+
+
+def require_graph(gm: Any, who: str) -> None:
+    """Raise :class:`ModelError` where ``gm`` is not a traced network, as ``who`` needs."""
+    if not isinstance(gm, fx.GraphModule):
+        raise ModelError(f"{who} takes a traced network, not {type(gm).__name__}: edp_fx.trace(model, example_inputs)")
 
 
 def device_of(model: nn.Module) -> torch.device | None:

@@ -69,6 +69,8 @@ def compress(
         EdpError: an option is wrong, the model does not trace, the budget cannot be reached, training cannot go on.
     """
     recipe = _recipe(recipe, epochs)
+    if resume and directory is None:
+        raise TrainingError("resume: say with directory= where the checkpoint is")
     if method is None and recipe.epochs == 0:
         method = "truncate"
     method = Method.of(method, **changes)

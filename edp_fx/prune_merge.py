@@ -11,7 +11,7 @@ from edp_fx.cost import METRICS
 from edp_fx.cost.latency import MeasuredChoice
 from edp_fx.errors import BudgetError
 from edp_fx.frontend import propagate
-from edp_fx.inputs import copied, normalize
+from edp_fx.inputs import copied, normalize, require_graph
 from edp_fx.latency import LatencyTable
 from edp_fx.passes.align import align_keep
 from edp_fx.passes.branches import RemoveDeadBranches
@@ -57,6 +57,7 @@ def prune_and_merge(
     """
     if isinstance(cost, str) and cost not in METRICS:
         raise BudgetError(f"cost {cost!r} is unknown: use one of {', '.join(METRICS)}")
+    require_graph(gm, "prune_and_merge")
     inputs = normalize(example_inputs, gm)
     result = copied(gm)
     validator = Validator(result, first_samples(inputs), check=check)

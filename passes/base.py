@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import fx
 
 from edp_fx.errors import PassError, one_line
+from edp_fx.inputs import require_graph
 from edp_fx.refusal import Refusal
 
 
@@ -88,6 +89,7 @@ class Pass(ABC):
 
 def check_graph(gm: fx.GraphModule, name: str) -> None:
     """Raise PassError, naming the node, where the graph is not well formed or calls a module that is not there."""
+    require_graph(gm, name)
     try:
         gm.graph.lint()
     except (RuntimeError, ValueError) as error:

@@ -17,6 +17,7 @@ from edp_fx.checkpoint.structure import describe, rebuild
 from edp_fx.checkpoint.weights import weights_to_bytes
 from edp_fx.errors import CheckpointError, one_line
 from edp_fx.files import write
+from edp_fx.inputs import require_graph
 from edp_fx.pairs import Pair
 
 WEIGHTS = "weights.safetensors"
@@ -50,6 +51,7 @@ def save(
             something else, or the directory cannot be written.
         LoweringError: for ``.pt2``: torch.export refuses the network, or it fixes its batch size.
     """
+    require_graph(gm, "save")
     if Path(path).suffix == SUFFIX:
         if extra:
             raise CheckpointError(f"{path}: a {SUFFIX} file holds no extra facts; save a directory for them")

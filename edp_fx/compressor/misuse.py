@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import fx
 from torch.optim import Optimizer
 
-from edp_fx.errors import TraceError, TrainingError
+from edp_fx.errors import TrainingError
+from edp_fx.inputs import require_graph
 from edp_fx.pairs import Pair
 
 
 def check_given(gm: Any, optimizer: Optimizer | None, total_steps: int) -> None:
     """Raise where a network is no graph, the optimiser is not of it, or the run has no sensible length."""
-    if not isinstance(gm, fx.GraphModule):
-        raise TraceError(f"a Compressor takes a graph: edp_fx.trace(model, inputs), not a {type(gm).__name__}")
+    require_graph(gm, "Compressor")
     if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 0:
         raise TrainingError(f"total_steps={total_steps}: give the number of optimiser steps of the run, from 0 on")
     if optimizer is None:

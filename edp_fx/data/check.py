@@ -15,6 +15,8 @@ from typing import Any
 from edp_fx.data.folders import Folder, read_folder
 from edp_fx.errors import one_line
 
+MOST = 20_000  # files that a run looks through by itself: more would take minutes
+
 
 @dataclass(frozen=True)
 class FolderCheck:
@@ -93,6 +95,21 @@ def check_folder(root: Path, progress: Callable[[int, int], None] | None = None)
         first, *others = same
         duplicates += [(first[0], one[0]) for one in others if one[1:] != first[1:]]
     return FolderCheck(folder, tuple(sizes), tuple(unreadable), tuple(duplicates))
+
+
+def file_warnings(spec: str) -> list[str]:
+    """What a run on ``folder:PATH`` should be told of its files, a line each; nothing for other data sets.
+
+    Raises:
+        DataError: as :func:`~edp_fx.data.folders.read_folder`.
+    """
+    kind, _, path = spec.partition(":")
+    if kind != "folder":
+        return []
+    files = sum(map(len, read_folder(Path(path)).parts.values()))
+    if files > MOST:
+        return [f"{files:,} files were not looked through: edp-fx data {path} does"]
+    return check_folder(Path(path)).warnings()
 
 
 def size_range(sizes: Iterable[tuple[int, int]]) -> dict[str, float]:

@@ -50,7 +50,7 @@ class Images(Settings):
         spec: see :data:`edp_fx.data.DATA_HELP`.
         img_size: side in pixels; the data set's or the model's own where None.
         batch_size: images a step, over all processes.
-        workers: processes that read image files.
+        workers: processes that read image files; as many as there are processor cores where None.
     """
 
     error: ClassVar[type[EdpError]] = DataError
@@ -59,7 +59,7 @@ class Images(Settings):
     spec: str
     img_size: int | None = bounded(None, least=8)
     batch_size: int = bounded(32, least=1)
-    workers: int = bounded(0, least=0)
+    workers: int | None = bounded(None, least=0)
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,7 @@ class Runner:
     def _load(self) -> tuple[Data, LoadedModel]:
         """The data and a model for its classes at its size."""
         from edp_fx.data import load_data
+        from edp_fx.data.check import file_warnings
         from edp_fx.models import load_model
 
         network, images, seed = self.plan.model, self.plan.data, self.plan.recipe.seed
@@ -183,9 +184,11 @@ class Runner:
             std=network.std,
             seed=seed,
         )
-        if loaded.normalised and (network.trained or network.mean or network.std):  # as the weights expect it
-            data = read(img_size=size, mean=loaded.mean, std=loaded.std)
+        if loaded.normalised:
+            data = read(img_size=size, **loaded.normalisation)
         self.say(f"{loaded.describe()}\n{data.describe()}")
+        for warning in file_warnings(images.spec):
+            self.say(f"warning: {warning}")
         loaded.check_classes(data.num_classes, data.classes)
         return data, loaded
 

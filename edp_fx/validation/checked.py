@@ -11,6 +11,7 @@ from torch import fx, nn
 from edp_fx.channels import ChannelGraph
 from edp_fx.channels import analyze as analyze_unproved
 from edp_fx.errors import PassError
+from edp_fx.inputs import require_graph
 from edp_fx.passes.base import PassReport
 from edp_fx.passes.insert import InsertPairs
 from edp_fx.validation.proof import prove
@@ -33,6 +34,7 @@ def insert(gm: fx.GraphModule, *, check: bool = True, **options: Any) -> fx.Grap
     Raises:
         PassError: an unknown option or value.
     """
+    require_graph(gm, "insert")
     known = [name for name in InsertPairs.__dataclass_fields__ if name not in ("name", "preserves", "leave")]
     for option in options:
         if option not in known:

@@ -78,11 +78,6 @@ LIBRARY: dict[str, tuple[str, ...]] = {
         "edp_fx.save(model, 'new')",
         "edp_fx.save(edp_fx.trace(model, x), 'mine.py')",
         "edp_fx.save(edp_fx.trace(model, x), 'new.pt2')",
-        """
-        net = nn.Sequential(nn.Conv2d(3, 4, 3))
-        net[0].register_forward_hook(lambda module, args, out: out * 2)
-        edp_fx.save(edp_fx.trace(net, x), 'new', x)
-        """,
         "edp_fx.load('nowhere')",
         "edp_fx.load('cut')",
         "edp_fx.load('edited')",
