@@ -61,7 +61,7 @@ class LoadedModel:
         return int(given.shape[1]) if isinstance(given, Tensor) and given.dim() == 2 else None
 
     @property
-    def normalisation(self) -> dict[str, tuple[float, ...]]:
+    def normalisation(self) -> dict[str, Any]:
         """Mean and deviation as options of :func:`edp_fx.data.load_data`; none where the data's own come first."""
         return {"mean": self.mean, "std": self.std} if self.normalised else {}
 
