@@ -101,9 +101,15 @@ class Compressor:
                 offer = offer.extended()
                 self._scope = replace(self._scope, kinds=offer.kinds)
                 least = self._start(method)
+            while least > self.target and self._scope.align > 1:
+                self._scope = replace(self._scope, align=self._scope.align // 2)
+                least = self._start(method)
             check_reachable(method.budget, self.dense, least)
-        self.method = method.changed(kinds=offer.names)
+        self.method = method.changed(kinds=offer.names, align=self._scope.align)
         self.refused = [*refusals(gm, self.progress.candidates, offer.names, method.allow_inexact), *offer.refusals]
+        if self._scope.align < method.align:
+            reason = f"{method.align} cannot reach the budget; multiples of {self._scope.align} can"
+            self.refused.append({"node": "align", "reason": reason})
         self._shapes = layer_shapes(gm)
         self._now = float(self.progress.candidates.cost.total({}))
         self._network.fuse()

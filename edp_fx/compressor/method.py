@@ -38,7 +38,7 @@ class Method(Settings):
         removals: how often what is zero is removed physically; None: after every decision on a processor, four times
             on a GPU, which plans every new shape anew.
         floor: share of every group that stays in any case, in [0, 1]; lowered as far as the budget needs.
-        align: keep a multiple of so many channels and ranks in every group of more.
+        align: keep a multiple of so many channels and ranks in every group of more; halved as far as the budget needs.
         pairs: how the two layers of a pair start where ranks may go: ``identity`` for random weights, ``spectral``
             (singular vectors) for trained ones.
         allow_inexact: also prune groups whose removal changes the function otherwise.

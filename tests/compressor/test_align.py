@@ -196,7 +196,19 @@ def test_alignment_that_cannot_be_had_is_refused_in_one_line() -> None:
     x = torch.randn(2, 3, 32, 32)
     gm = edp_fx.insert(edp_fx.trace(model, x))
     with pytest.raises(BudgetError, match="least that can"):
-        edp_fx.Compressor(gm, x, budget=edp_fx.Budget(macs=0.02), align=16)
+        edp_fx.Compressor(gm, x, budget=edp_fx.Budget(macs=0.0005), align=16)
     for options in ({"align": 0, "budget": edp_fx.Budget(macs=0.5)}, {"align": 8.5, "budget": edp_fx.Budget(macs=0.5)}):
         with pytest.raises(BudgetError, match="align"):
             edp_fx.Compressor(edp_fx.insert(edp_fx.trace(model, x)), x, **options)
+
+
+def test_blocks_are_halved_where_they_cannot_reach_the_budget() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+    gm = edp_fx.trace(model, torch.randn(2, 3, 12, 12))
+    x = torch.randn(2, 3, 12, 12)
+    optimizer = torch.optim.SGD(gm.parameters(), lr=1e-3)
+    compressor = edp_fx.Compressor(gm, x, macs=0.1, kinds=("channel",), align=8, optimizer=optimizer, total_steps=8)
+    assert compressor.method.align < 8
+    assert [one["reason"] for one in compressor.refused if one["node"] == "align"] == [
+        f"8 cannot reach the budget; multiples of {compressor.method.align} can"
+    ]
