@@ -78,7 +78,7 @@ class Pair(nn.Sequential):
         """A pair of the given geometry and effective weight; see :meth:`from_layer`."""
         matrices = geometry.matrices(weight.detach())
         full = min(matrices.shape[1:])
-        wanted = _rank(rank, full)
+        wanted = rank_of(rank, full)
         if start not in ("spectral", "identity"):
             raise PassError(f"insert: start {start!r} is not known; choose 'spectral' or 'identity'")
         if start == "identity" and (wanted < full or energy is not None):
@@ -210,7 +210,8 @@ class Pair(nn.Sequential):
         return self.geometry.layer(merged, self.bias).train(self.training)
 
 
-def _rank(rank: int | float | None, full: int) -> int:
+def rank_of(rank: int | float | None, full: int) -> int:
+    """How many of ``full`` a number, a share or None (all) asks for. Raises PassError for anything else."""
     if rank is None:
         return full
     if isinstance(rank, float) and 0 < rank <= 1:

@@ -1,15 +1,17 @@
-"""Replaces layers by compressed-aware pairs: NAME becomes NAME.basis followed by NAME.coefficient."""
+"""Replaces layers by compressed-aware pairs, of filters (NAME.basis, then NAME.coefficient) or of kernels
+(NAME.depthwise, then NAME.pointwise)."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 from torch import Tensor, fx, nn
 
+from edp_fx.channels.kernels import find_kernels
 from edp_fx.errors import PassError
 from edp_fx.frontend.effective import Site, find_sites
 from edp_fx.frontend.normal_form import remove_dead_code
@@ -19,8 +21,10 @@ from edp_fx.geometry import FUNCTIONS, Geometry, plain_kind
 from edp_fx.inputs import COMPUTE_LAYERS, eval_mode
 from edp_fx.pairs import Pair
 from edp_fx.passes.base import Pass, PassReport, PassResult
+from edp_fx.passes.kernel_pairs import insert_kernel_pair
 
 KINDS = tuple(FUNCTIONS.values())
+FORMS = ("filters", "kernels")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,9 @@ class InsertPairs(Pass):
         start: "spectral", singular vectors of the weight, or "identity", for training from scratch.
         rank: basis filters a group at the start: a number, or a fraction of the full rank; None is the full rank.
         energy: instead of a rank, the share (0..1] of the squared singular values to keep in each layer.
+        form: which side of the weight the basis is of. "filters": filters over all input channels, mixed by the
+            coefficient. "kernels": of each input channel its own, a depthwise convolution, mixed by a pointwise one;
+            for plain convolutions of more than one tap, with ``rank`` counting kernels per input channel.
     """
 
     name: ClassVar[str] = "insert"
@@ -49,6 +56,7 @@ class InsertPairs(Pass):
     start: str = "spectral"
     rank: int | float | None = None
     energy: float | None = None
+    form: str = "filters"
 
     def requires(self, gm: fx.GraphModule) -> None:
         """Options make sense, and the graph has shapes.
@@ -63,6 +71,12 @@ class InsertPairs(Pass):
             raise PassError(f"insert: energy {self.energy!r} is not within 0..1")
         if self.start not in ("spectral", "identity"):
             raise PassError(f"insert: start {self.start!r} is not known; choose 'spectral' or 'identity'")
+        if self.form not in FORMS:
+            raise PassError(f"insert: form {self.form!r} is not known; choose from {', '.join(FORMS)}")
+        if self.form == "kernels":
+            if self.energy is not None:
+                raise PassError("insert: kernels are counted by rank; leave energy out")
+            return
         bare = next((node.name for node in gm.graph.nodes if "val" not in node.meta), None)
         if bare is not None:
             raise PassError(f"insert: node {bare!r} has no shape; trace with edp_fx.trace or run propagate first")
@@ -71,6 +85,8 @@ class InsertPairs(Pass):
         """Insert the pairs into ``gm``."""
         began = time.perf_counter()
         report = PassReport(self.name)
+        if self.form == "kernels":
+            return self._of_kernels(gm, report)
         sites = [site for site in find_sites(gm) if self._wanted(site, report)]
         if self.leave_first and sites:
             self._leave(sites, sites[0].name, "the first layer, left by option", report)
@@ -111,9 +127,36 @@ class InsertPairs(Pass):
             PassError: naming the layer of which that does not hold.
         """
         gm = result.graph_module
+        if self.form == "kernels":
+            calls = [str(node.target) for node in gm.graph.nodes if node.op == "call_module"]
+            for name in result.report.rewritten:
+                if calls.count(f"{name}.depthwise") != 1 or calls.count(f"{name}.pointwise") != 1:
+                    raise PassError(f"insert: layer {name!r} is not a depthwise and a pointwise one")
+            return
         for name in result.report.rewritten:
             if not any(isinstance(_module(gm, one), Pair) for one in (name, f"{name}_pair")):
                 raise PassError(f"insert: layer {name!r} did not become a pair")
+
+    def _of_kernels(self, gm: fx.GraphModule, report: PassReport) -> PassResult:
+        found = {layer.name: layer for layer in find_kernels(gm, least_inputs=1)}
+        for name, layer in found.items():
+            reason = self.leave.get(name) or self._unnamed(name)
+            if reason is None:
+                insert_kernel_pair(gm, layer, self.rank)
+                report.rewritten.append(name)
+            else:
+                report.refuse(name, reason)
+        for name, module in gm.named_modules():
+            if isinstance(module, COMPUTE_LAYERS) and name not in found and not _inside(name, found):
+                report.refuse(name, "no plain convolution of several taps that is called once and not grouped")
+        if report.rewritten:
+            gm.recompile()
+        return PassResult(gm, bool(report.rewritten), report)
+
+    def _unnamed(self, name: str) -> str | None:
+        if not any(fnmatchcase(name, pattern) for pattern in self.layers):
+            return "not among the layers asked for"
+        return "excluded by option" if any(fnmatchcase(name, pattern) for pattern in self.exclude) else None
 
     # Choice ----------------------------------------------------------------------------------------------------
 
@@ -126,10 +169,9 @@ class InsertPairs(Pass):
     def _refusal(self, name: str, geometry: Geometry | None, weight: Tensor | None) -> str | None:
         if geometry is None or weight is None:
             return "its geometry is not known"
-        if not any(fnmatchcase(name, pattern) for pattern in self.layers):
-            return "not among the layers asked for"
-        if any(fnmatchcase(name, pattern) for pattern in self.exclude):
-            return "excluded by option"
+        unnamed = self._unnamed(name)
+        if unnamed is not None:
+            return unnamed
         if geometry.kind not in self.types:
             return f"its type {geometry.kind} was not asked for"
         if not weight.is_floating_point():
@@ -240,6 +282,11 @@ def _swap(gm: fx.GraphModule, node: fx.Node, leaf: nn.Module, path: str, pair: P
     except Exception as error:
         parent._modules[name] = old
         return f"the opaque module around it does not run with a pair: {type(error).__name__}: {error}"
+
+
+def _inside(name: str, layers: Collection[str]) -> bool:
+    """Whether a layer is one of the two that one of ``layers`` was or became."""
+    return name.rpartition(".")[0] in layers
 
 
 def _module(gm: nn.Module, path: str) -> nn.Module | None:

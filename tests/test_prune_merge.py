@@ -22,8 +22,8 @@ from edp_fx.cost import CostModel, measure
 from edp_fx.errors import AnalysisError, BudgetError
 from edp_fx.inputs import randomize_
 from edp_fx.passes.branches import DropBranches
+from edp_fx.passes.insert import InsertPairs
 from edp_fx.passes.prune import Prune
-from edp_fx.passes.separate import SeparateConvs
 from edp_fx.prune_merge import prune_and_merge
 from edp_fx.validation import masking
 
@@ -280,7 +280,7 @@ def test_what_layers_put_out_counts_by_number_and_by_position() -> None:
     separated = [one for one in kernels if not set(one.nodes) & set(branches[0].nodes)][:3]
     assert separated
     small = DropBranches(branches[:1])(Prune(graph, keep)(copy.deepcopy(gm)).graph_module).graph_module
-    small = SeparateConvs(separated)(small).graph_module
+    small = InsertPairs(form="kernels", rank=1, layers=tuple(one.name for one in separated))(small).graph_module
     fewer, places = _put_out(copy.deepcopy(small), x)
     assert fewer < numbers and places < positions
     gone = {one.id: np.zeros(1) for one in (branches[0], *separated)}

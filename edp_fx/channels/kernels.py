@@ -44,7 +44,7 @@ class Kernels:
     exact: ClassVar[bool] = True
 
 
-def find_kernels(gm: fx.GraphModule, first_id: int = -1) -> list[Kernels]:
+def find_kernels(gm: fx.GraphModule, first_id: int = -1, least_inputs: int = 2) -> list[Kernels]:
     """Every layer of an explicit graph that may become a depthwise and a pointwise one, ids from ``first_id`` down."""
     called: dict[str, list[str]] = {}
     for node in gm.graph.nodes:
@@ -54,7 +54,7 @@ def find_kernels(gm: fx.GraphModule, first_id: int = -1) -> list[Kernels]:
     found: list[Kernels] = []
     for target, nodes in called.items():
         layer = gm.get_submodule(target)
-        if not _eligible(layer) or not once(target, "weight"):
+        if not _eligible(layer, least_inputs) or not once(target, "weight"):
             continue
         weight = layer.get_parameter("weight")
         home = target.rpartition(".")[0]
@@ -66,11 +66,11 @@ def find_kernels(gm: fx.GraphModule, first_id: int = -1) -> list[Kernels]:
     return found
 
 
-def _eligible(layer: nn.Module) -> bool:
+def _eligible(layer: nn.Module, least_inputs: int) -> bool:
     if not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or plain_kind(layer) is None:
         return False
     weight = layer.weight
-    return layer.groups == 1 and weight.shape[1] > 1 and weight[0, 0].numel() > 1
+    return layer.groups == 1 and weight.shape[1] >= least_inputs and weight[0, 0].numel() > 1
 
 
 def _directions(weights: Sequence[Tensor]) -> list[Tensor]:
@@ -101,10 +101,19 @@ def _first_directions(power: Tensor) -> Tensor:
     return kernel / kernel.norm(dim=-1, keepdim=True).clamp_min(1e-30)
 
 
-def one_kernel(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Depthwise kernels [c, 1, k…] and pointwise weight [n, c, 1…] whose product is nearest to ``weight``."""
-    (kernel,) = _directions([weight])
-    return kernel.unsqueeze(1), _along(weight, kernel)
+def kernels_of(weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Depthwise kernels [c·count, 1, k…] and pointwise weight [n, c·count, 1…] whose product is nearest to ``weight``
+    [n, c, k…]."""
+    if count == 1:
+        (kernel,) = _directions([weight])
+        return kernel.unsqueeze(1), _along(weight, kernel)
+    n, c, *shape = weight.shape
+    slices = weight.detach().flatten(2).transpose(0, 1)  # [c, n, k²]
+    working = slices.float() if weight.dtype in (torch.float16, torch.bfloat16) else slices
+    left, singular, right = torch.linalg.svd(working, full_matrices=False)
+    kernels = right[:, :count].reshape(c * count, 1, *shape)
+    mixing = (left * singular[:, None])[..., :count].permute(1, 0, 2).reshape(n, c * count, *[1] * len(shape))
+    return kernels.to(weight.dtype), mixing.to(weight.dtype)
 
 
 def beyond_one_kernel(weights: Sequence[Tensor]) -> list[Tensor]:

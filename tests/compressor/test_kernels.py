@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import edp_fx
-from edp_fx.channels.kernels import beyond_one_kernel, find_kernels, one_kernel
+from edp_fx.channels.kernels import beyond_one_kernel, find_kernels, kernels_of
 from edp_fx.compressor import Budget, Compressor
 from edp_fx.compressor.kinds.kernel import with_kernels
 from edp_fx.cost import CostModel, measure
 from edp_fx.inputs import randomize_
-from edp_fx.passes.separate import SeparateConvs
+from edp_fx.passes.insert import InsertPairs
 from examples import networks
 from tests.helpers.noise import check_taken_up, compressor_of, train
 
@@ -26,7 +26,7 @@ from tests.helpers.noise import check_taken_up, compressor_of, train
 @pytest.mark.parametrize("shape", [(16, 8, 3, 3), (4, 12, 5, 5), (6, 5, 7), (8, 3, 2, 3, 3)])
 def test_the_part_of_one_kernel_per_channel_is_nearly_the_nearest(shape: tuple[int, ...]) -> None:
     weight = torch.randn(shape)
-    kernel, mixing = one_kernel(weight)
+    kernel, mixing = kernels_of(weight, 1)
     assert kernel.shape == (shape[1], 1, *shape[2:]) and mixing.shape == (*shape[:2], *(1 for _ in shape[2:]))
     (rest,) = beyond_one_kernel([weight])
     assert torch.allclose(weight - rest, mixing * kernel.squeeze(1), atol=1e-6)
@@ -106,7 +106,7 @@ def test_separating_is_exact_where_one_kernel_is_all(
             parameters[layer.parameter].sub_(beyond_one_kernel([parameters[layer.parameter]])[0])
         expected = gm(x)
         assert (expected - dense).std() > 0.1 * dense.std()  # else the rest would show nothing
-        SeparateConvs(layers)(gm)
+        InsertPairs(form="kernels", rank=1, layers=tuple(one.name for one in layers))(gm)
         assert (gm(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
     for layer in layers:
         made = gm.get_submodule(layer.name)
@@ -130,7 +130,7 @@ def test_a_separated_layer_costs_what_its_two_layers_cost(form: Callable[..., to
     chosen = layers[3:9]
     predicted = cost.total({layer.id: torch.zeros(1).numpy() for layer in chosen})
     small = copy.deepcopy(gm)
-    SeparateConvs(chosen)(small)
+    InsertPairs(form="kernels", rank=1, layers=tuple(one.name for one in chosen))(small)
     assert predicted == measure(edp_fx.prune_and_merge(small, x), x).macs
 
 

@@ -16,7 +16,6 @@ from torch import Tensor, fx, nn
 
 import edp_fx.passes
 from edp_fx.channels import analyze
-from edp_fx.channels.kernels import find_kernels
 from edp_fx.channels.residuals import find_branches
 from edp_fx.errors import PassError
 from edp_fx.frontend import propagate, trace
@@ -29,7 +28,6 @@ from edp_fx.passes.fuse import FusePairs, UnfusePairs
 from edp_fx.passes.insert import InsertPairs
 from edp_fx.passes.merge import MergePairs
 from edp_fx.passes.prune import Prune
-from edp_fx.passes.separate import SeparateConvs
 
 INPUT = torch.randn(2, 3, 8, 8)
 
@@ -141,12 +139,6 @@ CASES = {
         lambda gm: MergePairs(lambda name, pair: False),
         without_basis,
         lambda r: setattr(r.graph_module, "b", Pair.from_layer(r.graph_module.b)),
-    ),
-    SeparateConvs: Case(
-        traced,
-        lambda gm: SeparateConvs([one for one in find_kernels(traced()) if one.name == "b"]),
-        lambda gm: without_node(gm, "b"),
-        lambda r: setattr(node(r.graph_module, "b.pointwise"), "target", "b.depthwise"),
     ),
     DropBranches: Case(
         traced,

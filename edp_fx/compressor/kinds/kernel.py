@@ -14,7 +14,7 @@ from edp_fx.channels.counts import AxisCount
 from edp_fx.channels.kernels import Kernels, beyond_one_kernel, find_kernels
 from edp_fx.compressor.kinds.base import Applied, Flags, Part, Place, Removable, Whole
 from edp_fx.cost.terms import PairTerms, Term, Terms
-from edp_fx.passes.separate import SeparateConvs
+from edp_fx.passes.insert import InsertPairs
 
 
 class Kernel(Whole):
@@ -43,13 +43,13 @@ class Kernel(Whole):
 
     @staticmethod
     def rewrite(gm: fx.GraphModule, graph: ChannelGraph, removed: Mapping[Removable, Flags]) -> Applied:
-        """Separate the layers."""
+        """Make of each the pair of one kernel per input channel."""
         layers = cast(Sequence[Kernels], list(removed))
         applied = Applied(
             moved=dict(pair for one in layers for pair in _moved(one)),
             undecayed={f"{one.name}.depthwise.weight" for one in layers},
         )
-        applied.reports.append(SeparateConvs(layers)(gm).report)
+        applied.reports.append(InsertPairs(form="kernels", rank=1, layers=tuple(one.name for one in layers))(gm).report)
         return applied
 
 
