@@ -33,7 +33,7 @@ def bench(
     batch: Annotated[
         list[int] | None, typer.Option(help="Batch size; repeat for a sweep. Default: 1 and 8.", min=1)
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Time for each backend and batch size.", min=0.01)] = 2.0,
+    seconds: Annotated[float, typer.Option(help="Time for each backend and batch size.", min=0)] = 2.0,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: torch's own.", min=1)] = None,
     cuda_graph: Annotated[bool, typer.Option(help="Capture the engines' launches once and replay them.")] = False,
     num_classes: NumClasses = None,

@@ -44,6 +44,7 @@ def evaluate(
     from edp_fx.data import SPLITS, check_spec, load_data
     from edp_fx.errors import DataError, ModelError
     from edp_fx.files import check_writable, write_json
+    from edp_fx.lowering import sidecar
     from edp_fx.lowering.accuracy import Accuracy, accuracy
     from edp_fx.lowering.engine import load_engine
 
@@ -56,7 +57,8 @@ def evaluate(
     check_spec(data)
     runner = load_engine(engine) if engine is not None else None
     loaded: Any = None
-    normalisation: dict[str, Any] = {"mean": mean, "std": std}
+    beside = sidecar.extra(engine) if engine is not None else {}
+    normalisation: dict[str, Any] = {"mean": mean or beside.get("mean"), "std": std or beside.get("std")}
     if model is not None:
         from edp_fx.models import load_model
 

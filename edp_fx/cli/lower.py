@@ -90,6 +90,7 @@ def lower(
             workspace=workspace * 2**20 if workspace is not None else None,
             onnx_path=onnx,
             source=model,
+            extra=loaded.facts,
             progress=notify,
         )
     typer.echo(_summary(result))

@@ -139,7 +139,7 @@ class Runner:
         started = time.perf_counter()
         compact = compress(
             loaded.model,
-            data.train,
+            self._part(data, "train"),
             method=plan.method,
             recipe=plan.recipe,
             example_inputs=inputs,
@@ -207,6 +207,13 @@ class Runner:
         )
         return loaded.model
 
+    def _part(self, data: Data, split: str) -> Any:
+        """The images of a split; without training all there are where they are too few to split, and that is said."""
+        if self.trained or split in data.loaders:
+            return data.loader(split)
+        self.say(f"no images for {split} alone: all of them are used")
+        return data.loader("all")
+
     def _claim(self) -> None:
         """Make the output directory, clearing a former run's results, once everything is known to be good."""
         out = self.job.out
@@ -269,9 +276,11 @@ class Runner:
         job, plan, run = self.job, self.plan, compact.meta["edp_fx.run"]
         started = time.perf_counter()
         networks: dict[str, nn.Module] = {"dense": dense, "compressed": compact}
-        judged = {"dense": plan.baseline and self.trained, "compressed": True}
+        # without training the dense network is judged as it came
+        judged = {"dense": plan.baseline or not self.trained, "compressed": True}
+        test = self._part(data, "test")
         scores = {
-            name: evaluate(network, data.test).accuracy if judged[name] else None for name, network in networks.items()
+            name: evaluate(network, test).accuracy if judged[name] else None for name, network in networks.items()
         }
         for network in networks.values():
             network.cpu().eval()
@@ -295,7 +304,7 @@ class Runner:
             directory.mkdir(parents=True, exist_ok=True)
             file_bytes = self._save(name, network, directory, inputs, extra)
             self.say(f"lowering the {name} network to {self.target}")
-            lowered[name] = self._lower(network, inputs, directory)
+            lowered[name] = self._lower(network, inputs, directory, extra)
             cost = measure(network, inputs) if name == "compressed" else dense_cost
             columns[name] = {
                 "macs": cost.macs,
@@ -345,15 +354,16 @@ class Runner:
         save(gm, directory, inputs, extra=extra)
         return sum(path.stat().st_size for path in directory.glob("*.safetensors"))
 
-    def _lower(self, network: nn.Module, inputs: tuple[Any, ...], directory: Path) -> Any:
+    def _lower(self, network: nn.Module, inputs: tuple[Any, ...], directory: Path, extra: dict[str, Any]) -> Any:
         from edp_fx.lowering import lower
         from edp_fx.lowering.targets import get_target
 
         onnx = directory / "model.onnx"
+        options: dict[str, Any] = {"target": self.target, "precision": self.plan.lower.precision, "extra": extra}
         if get_target(self.target).is_engine:
             path = directory / "model.engine"
-            return lower(network, inputs, path, target=self.target, precision=self.plan.lower.precision, onnx_path=onnx)
-        return lower(network, inputs, onnx, target=self.target, precision=self.plan.lower.precision)
+            return lower(network, inputs, path, **options, onnx_path=onnx)
+        return lower(network, inputs, onnx, **options)
 
     def interrupted(self) -> str:
         """What is left after Ctrl-C."""

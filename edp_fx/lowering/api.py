@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ def lower(
     workspace: int | None = None,
     onnx_path: str | Path | None = None,
     source: str | None = None,
+    extra: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> LowerResult:
     """Lower ``gm`` (a graph or any module) to ``path`` and, beside it, a JSON sidecar.
@@ -95,7 +96,7 @@ def lower(
     ``fp16``, ``bf16``, or ``int8``, which needs ``calibration_loader``. ``batch`` and ``image`` (height and
     width) are one size or (min, opt, max). ``compute_capabilities`` such as ``("sm86",)`` for RTX;
     ``timing_cache`` (a file) for TensorRT; ``workspace`` in bytes. ``onnx_path`` keeps the intermediate ONNX
-    file too; ``source`` is noted in the sidecar.
+    file too; ``source``, and what ``extra`` says (plain JSON: normalisation, class names …), are kept in the sidecar.
 
     The exported file is compared with torch under onnxruntime at three batch sizes before anything is built.
     Raises LoweringError, naming the node or option; every file is written whole or not at all.
@@ -150,6 +151,7 @@ def lower(
         "target": chosen.name,
         "precision": precision,
         "source": source,
+        "extra": dict(extra or {}),
         "weights_sha256": sidecar.weights_sha256(gm),
         "onnx_sha256": hashlib.sha256(data).hexdigest(),
         "inputs": _described(exported, inputs),

@@ -39,6 +39,16 @@ def encode(facts: Mapping[str, Any], artefact: bytes) -> bytes:
     return (json.dumps(body, indent=1) + "\n").encode()
 
 
+def extra(path: Path) -> dict[str, Any]:
+    """What was kept beside an artefact of the model it was made of; nothing where no sidecar says."""
+    try:
+        facts = json.loads(sidecar_path(path).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    kept = facts.get("extra") if isinstance(facts, dict) else None
+    return kept if isinstance(kept, dict) else {}
+
+
 def read(path: Path) -> tuple[dict[str, Any], bytes]:
     """An artefact and its sidecar, checked against each other.
 

@@ -65,6 +65,12 @@ class LoadedModel:
         """Mean and deviation as options of :func:`edp_fx.data.load_data`; none where the data's own come first."""
         return {"mean": self.mean, "std": self.std} if self.normalised else {}
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Normalisation and class names, where they are known, as plain values to keep beside files made of it."""
+        known: dict[str, Any] = {name: list(values) for name, values in self.normalisation.items()}
+        return known | ({"class_names": list(self.classes)} if self.classes else {})
+
     def describe(self) -> str:
         """Model, weights and outputs in a line."""
         return f"model: {self.name}; weights: {self.weights}" + (f"; {self.outputs} outputs" if self.outputs else "")

@@ -149,7 +149,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "bench",
         "bench saved --backend tvm",
         "bench saved --batch 0",
-        "bench saved --seconds 0",
+        "bench saved --seconds -1",
         "bench --engine none.engine",
         "evaluate --engine plan.onnx --data folder:pets",
         "report nowhere",
