@@ -25,7 +25,8 @@ _LAYER_PACKAGES = (
     "torchvision.models.",
     "edp_fx.",
 )
-_ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "real", "imag"})
+# values and indices: of what topk, max and sort give
+_ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "real", "imag", "values", "indices"})
 _OPERATORS = frozenset(
     "add sub mul truediv floordiv mod pow neg pos abs eq ne lt le gt ge and_ or_ xor invert not_ matmul getitem index "
     "iadd isub imul itruediv ifloordiv ipow iand ior ixor lshift rshift".split()

@@ -7,6 +7,7 @@ looks at the type instead, or would be misled by classes that torch implements, 
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Iterator
@@ -62,6 +63,8 @@ class ValueProxy:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)  # Python's own protocols are those below
+        if name in ("keys", "items", "values") and isinstance(self.value, dict):  # topk's result has values, too
+            return functools.partial(self._entries, name)
         with torch._C.DisableTorchFunction():
             value = getattr(self.value, name)
         if name == "is_cuda":
@@ -109,20 +112,13 @@ class ValueProxy:
     def _item(self, index: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
+    def _entries(self, what: str) -> Any:
+        """Keys of a dictionary value, proxies of its values, or both."""
+        found = [(key, key if what == "keys" else self._item(key)) for key in self.value]
+        return found if what == "items" else [one for _, one in found]
+
     def __reversed__(self) -> Iterator[Any]:
         return reversed(tuple(self))
-
-    def keys(self) -> Any:
-        """The keys of a dictionary value."""
-        return self.value.keys()
-
-    def items(self) -> Any:
-        """Key and proxy pairs of a dictionary value."""
-        return [(key, self._item(key)) for key in self.value]
-
-    def values(self) -> Any:
-        """The proxies of a dictionary value, in order."""
-        return [self._item(key) for key in self.value]
 
     def __contains__(self, item: Any) -> bool:
         if isinstance(self.value, dict):

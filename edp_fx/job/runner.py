@@ -277,7 +277,7 @@ class Runner:
         started = time.perf_counter()
         networks: dict[str, nn.Module] = {"dense": dense, "compressed": compact}
         # without training the dense network is judged as it came
-        judged = {"dense": plan.baseline or not self.trained, "compressed": True}
+        judged = {"dense": plan.baseline, "compressed": True}
         test = self._part(data, "test")
         scores = {
             name: evaluate(network, test).accuracy if judged[name] else None for name, network in networks.items()

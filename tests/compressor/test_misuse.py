@@ -49,7 +49,10 @@ def made_too_early() -> Any:
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (lambda: edp_fx.Compressor(nn.Linear(3, 2), INPUTS, macs=0.5), "not Linear: edp_fx.trace(model, example_inputs)"),
+        (
+            lambda: edp_fx.Compressor(nn.Linear(3, 2), INPUTS, macs=0.5),
+            "not Linear: edp_fx.trace(model",
+        ),
         (lambda: edp_fx.Compressor(traced(), INPUTS, macs=0.5, total_steps=-1), "total_steps=-1"),
         (lambda: edp_fx.Compressor(traced(), INPUTS, macs=0.5).finish(), "no gradient was seen in 0 steps"),
         (lambda: trained(4, 4, backward=False), "no gradient was seen in 1 steps"),

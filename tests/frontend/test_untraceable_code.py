@@ -259,3 +259,20 @@ def test_functional_dropout_and_flags_still_follow_the_mode() -> None:
 
     graph = trace(Part(), torch.ones(2, 6)).eval()
     torch.testing.assert_close(graph(torch.ones(2, 6)), graph(torch.ones(2, 6)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["topk", "max", "sort"])
+def test_named_results_have_their_values(name: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            found = y.topk(2, dim=1) if name == "topk" else getattr(y, name)(dim=1)
+            return found.values.sum() + found.indices.float().mean()
+
+    model, x = Net().eval(), torch.randn(2, 3, 8, 8)
+    gm = trace(model, x).eval()
+    assert torch.allclose(gm(x[:1]), model(x[:1]))
