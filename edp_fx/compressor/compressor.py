@@ -42,7 +42,8 @@ class Compressor:
     is changed in place, so the loop goes on using it.
 
     Args:
-        gm: a traced network; with pairs inserted (:func:`edp_fx.insert`) where ranks may go.
+        gm: a traced network; with pairs inserted (:func:`edp_fx.insert`) where ranks may go. Its weights are those of
+            the model it was traced from: trace ``copy.deepcopy(model)`` to keep that one.
         example_inputs: a tensor or tuple of tensors the network takes.
         method: how to compress: a :class:`~edp_fx.Method`, the name of a preset, or None for the default one.
         optimizer: any torch optimiser over ``gm``'s parameters; its state follows the weights.
