@@ -64,3 +64,8 @@ def one_line(error: BaseException) -> str:
     if lines[0].startswith("Caught ") and len(lines) > 1:
         return lines[-1].partition(": ")[2] or lines[-1]
     return lines[0]
+
+
+def typed_line(error: BaseException) -> str:
+    """The type of another library's exception and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -52,9 +52,4 @@ def data(
     if json_path is not None:
         write_json(found.to_json(), json_path)
     if found.unreadable:
-        raise DataError(f"{len(found.unreadable)} of {total_images(found.folder.parts)} files are unreadable")
-
-
-def total_images(parts: dict[str, list[tuple[Path, int]]]) -> int:
-    """Images of all parts."""
-    return sum(map(len, parts.values()))
+        raise DataError(f"{len(found.unreadable)} of {len(found.folder)} files are unreadable")

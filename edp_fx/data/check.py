@@ -106,7 +106,7 @@ def file_warnings(spec: str) -> list[str]:
     kind, _, path = spec.partition(":")
     if kind != "folder":
         return []
-    files = sum(map(len, read_folder(Path(path)).parts.values()))
+    files = len(read_folder(Path(path)))
     if files > MOST:
         return [f"{files:,} files were not looked through: edp-fx data {path} does"]
     return check_folder(Path(path)).warnings()

@@ -35,6 +35,9 @@ class Folder:
     classes: tuple[str, ...]
     parts: dict[str, list[tuple[Path, int]]]
 
+    def __len__(self) -> int:
+        return sum(map(len, self.parts.values()))
+
 
 def read_folder(root: Path) -> Folder:
     """Find the images of a folder. Nothing is decoded.

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from edp_fx.channels import ChannelGraph
 from edp_fx.channels.analysis import Analysis
-from edp_fx.errors import PassError
+from edp_fx.errors import PassError, typed_line
 from edp_fx.inputs import device_of, randomize_
 from edp_fx.passes.prune import prune
 from edp_fx.validation.compare import last_bit
@@ -95,7 +95,7 @@ class _Sample:
         try:
             calibrate(self.network, self.inputs)
         except Exception as error:
-            raise _Unproved(f"the network does not run: {_line(error)}") from error
+            raise _Unproved(f"the network does not run: {typed_line(error)}") from error
         self.undo = Undo(self.network)
         self._why: dict[int, str] = {}
 
@@ -105,7 +105,7 @@ class _Sample:
                 torch.manual_seed(seed)
                 return masked_run(self.network, self.graph, keep, inputs or self.inputs)
         except Exception as error:
-            raise _Unproved(f"the network does not run masked: {_line(error)}") from error
+            raise _Unproved(f"the network does not run masked: {typed_line(error)}") from error
 
     def difference(self, keep: Keep) -> float:
         """Of the pruned network from the masked one, in standard deviations of the output."""
@@ -119,7 +119,7 @@ class _Sample:
                 pruned = plain_run(self.network, self.inputs)
         except Exception as error:
             if len(keep) == 1:
-                self._why[next(iter(keep))] = str(error) if isinstance(error, PassError) else _line(error)
+                self._why[next(iter(keep))] = str(error) if isinstance(error, PassError) else typed_line(error)
             return float("inf")
         finally:
             self.undo.restore()
@@ -147,7 +147,3 @@ class _Sample:
 
 def _shapes(inputs: Sequence[Tensor]) -> str:
     return ", ".join(str(tuple(one.shape)) for one in inputs)
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from edp_fx.errors import EdpError, PassError
+from edp_fx.errors import EdpError, PassError, typed_line
 from edp_fx.inputs import device_of
 from edp_fx.passes.base import Pass, PassReport, PassResult
 from edp_fx.validation.compare import last_bit, relative
@@ -158,7 +158,7 @@ class Validator:
         try:
             before = Before(self.gm, self.inputs, self._whatever, None if self._whatever else self._now)
         except Exception as error:
-            return self._noted(one(self.gm).report, unchecked=f"the network does not run: {_line(error)}")
+            return self._noted(one(self.gm).report, unchecked=f"the network does not run: {typed_line(error)}")
         result = self._try(one, before.undo)
         if not result.modified:
             return result.report
@@ -195,12 +195,8 @@ class Validator:
             undo.restore()
             if isinstance(error, EdpError):
                 raise
-            raise PassError(f"{one.name}: fails with {_line(error)}; the network is as it was") from error
+            raise PassError(f"{one.name}: fails with {typed_line(error)}; the network is as it was") from error
 
     def _noted(self, report: PassReport, **facts: Any) -> PassReport:
         report.facts.update({name: value for name, value in facts.items() if value is not None})
         return report
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
