@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.helpers.fresh import hide_machine
@@ -16,6 +16,9 @@ hide_machine(Path(_empty.name))
 import pytest  # noqa: E402  the libraries read where their caches are when they are imported
 import torch  # noqa: E402
 
+from edp_fx.channels.rules.registry import REGISTRY  # noqa: E402
+from edp_fx.compressor.kinds import KINDS  # noqa: E402
+from edp_fx.lowering.targets import TARGETS  # noqa: E402
 from tests.helpers.idx import fashion_mnist  # noqa: E402, F401  a fixture of all
 
 
@@ -32,6 +35,20 @@ _not_run: dict[str, int] = {}
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+
+
+def _registered() -> list[set[object]]:
+    return [set(KINDS), set(TARGETS), set(REGISTRY.rules), set(REGISTRY.repairs)]
+
+
+_OURS = _registered()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_registered() -> Iterator[None]:
+    """What a test registers would change what later tests of the same process see."""
+    yield
+    assert _registered() == _OURS, "a kind, target or rule that a test registered is still there: remove() it"
 
 
 @pytest.fixture(autouse=True)

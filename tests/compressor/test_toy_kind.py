@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
@@ -84,7 +84,11 @@ class Rings(Whole):
         return applied
 
 
-register_kind(Rings())
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    with register_kind(Rings()):
+        yield
+
 
 # ------------------------------------------------------------------------------------------------------------------
 

@@ -39,9 +39,8 @@ class Backwards(Target):
 
 @pytest.fixture
 def backwards() -> Any:
-    register_target(Backwards())
-    yield
-    del TARGETS["backwards"]
+    with register_target(Backwards()):
+        yield
 
 
 def test_a_target_is_one_class_and_one_line(backwards: None, tmp_path: Path) -> None:

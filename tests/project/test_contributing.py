@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -66,16 +67,11 @@ def check_device(names: dict[str, Any]) -> None:
 
 
 def check_target(names: dict[str, Any]) -> None:
-    from edp_fx.lowering import TARGETS
-
     layer = nn.Conv2d(3, 4, 1).eval()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            done = edp_fx.lower(layer, X, Path(folder, "net"), target="packed", batch=2)
-            assert done.bytes == Path(folder, "net").stat().st_size
-            torch.testing.assert_close(edp_fx.lower.load_engine(Path(folder, "net"))(X), layer(X), rtol=1e-4, atol=1e-5)
-    finally:
-        del TARGETS[names["Packed"].name]
+    with tempfile.TemporaryDirectory() as folder:
+        done = edp_fx.lower(layer, X, Path(folder, "net"), target="packed", batch=2)
+        assert done.bytes == Path(folder, "net").stat().st_size
+        torch.testing.assert_close(edp_fx.lower.load_engine(Path(folder, "net"))(X), layer(X), rtol=1e-4, atol=1e-5)
 
 
 CHECKS = {"target": check_target, "rule": check_rule, "kind": check_kind, "pass": check_pass, "device": check_device}
@@ -89,4 +85,5 @@ def test_every_example_is_checked() -> None:
 def test_example(what: str) -> None:
     names: dict[str, Any] = {"__name__": "contributing"}
     exec(compile(BLOCKS[what], f"CONTRIBUTING: {what}", "exec"), names)
-    CHECKS[what](names)
+    with names.get("registered", nullcontext()):
+        CHECKS[what](names)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 
 from edp_fx.channels.rules.sizes import NodeSizes
 from edp_fx.errors import AnalysisError
+from edp_fx.registration import Registration
 
 Rule = Callable[..., None]
 """``rule(sweep, func, args, kwargs, out)`` labels ``out``, the result of ``func(*args, **kwargs)`` on meta tensors."""
@@ -62,6 +62,13 @@ class Registry:
         self.repairs.update(dict.fromkeys(found, sizes))
         return found
 
+    def remove(self, operation: Any, calls: Iterable[Any]) -> None:
+        """Take back what :meth:`add` registered and returned."""
+        del self.rules[operation]
+        for one in calls:
+            self.repairs.pop(one, None)
+        self.met.clear()
+
     def repair(self, called: Any) -> Repair | None:
         """The repair for nodes that call this function, method (its name) or class of layers."""
         return self.repairs.get(called) or self.repairs.get(getattr(called, "overloadpacket", None))
@@ -91,28 +98,6 @@ def rule(
         return function
 
     return register
-
-
-class Registration:
-    """A rule of the user's own, until :meth:`remove`, or to the end of a ``with`` block."""
-
-    def __init__(self, operation: Any, calls: list[Any]) -> None:
-        self._operation, self._calls = operation, calls
-
-    def remove(self) -> None:
-        """The operation is unknown again. A second call does nothing."""
-        if REGISTRY.rules.pop(self._operation, None) is not None:
-            for one in self._calls:
-                REGISTRY.repairs.pop(one, None)
-            REGISTRY.met.clear()
-
-    def __enter__(self) -> Registration:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
 
 
 def register_rule(op: Any, rule: Rule, *, sizes: Repair | None = None, calls: Iterable[Any] = ()) -> Registration:
@@ -151,4 +136,5 @@ def register_rule(op: Any, rule: Rule, *, sizes: Repair | None = None, calls: It
     taken = [one for one in calls if REGISTRY.repair(one) is not None]
     if taken:
         raise AnalysisError(f"{op}: the sizes of {taken[0]!r} are repaired by another rule")
-    return Registration(op, REGISTRY.add(op, Entry(rule), sizes, calls))
+    found = REGISTRY.add(op, Entry(rule), sizes, calls)
+    return Registration(lambda: REGISTRY.remove(op, found))

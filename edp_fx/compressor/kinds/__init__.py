@@ -12,19 +12,23 @@ from edp_fx.compressor.kinds.head import Head
 from edp_fx.compressor.kinds.kernel import Kernel
 from edp_fx.compressor.kinds.rank import Rank
 from edp_fx.errors import BudgetError
+from edp_fx.registration import Registration
 
 _kinds: dict[str, Kind] = {kind.name: kind for kind in (Rank(), Channel(), Head(), Kernel(), Branch())}
 KINDS: Mapping[str, Kind] = MappingProxyType(_kinds)
 """All kinds by name, those of :func:`register_kind` last."""
 
 
-def register_kind(kind: Kind) -> Kind:
+def register_kind(kind: Kind) -> Registration:
     """Let a kind of removal of one's own take part: named by methods, or wherever it is offered.
+
+    Returns:
+        A handle: ``remove()`` takes the kind back, as the end of ``with register_kind(...):`` does.
 
     Raises:
         BudgetError: another kind has its name.
     """
-    if kind.name in _kinds and type(_kinds[kind.name]) is not type(kind):
+    if kind.name in _kinds:
         raise BudgetError(f"kind {kind.name!r} is there already: give yours another name")
     _kinds[kind.name] = kind
-    return kind
+    return Registration(lambda: _kinds.pop(kind.name, None))
