@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,tensorrt-rtx]'
+	$(BIN)/python -m pip install --quiet --editable '.[all,dev,tensorrt-rtx]'
 	touch $@
 
 demo: $(STAMP)

@@ -11,6 +11,10 @@ class EdpError(Exception):
     """Base class: something the user can act on."""
 
 
+class MissingExtraError(EdpError):
+    """A package is not installed that an extra brings; the message has the command that installs it."""
+
+
 class ModelError(EdpError):
     """The model cannot be found, built or run with the given example inputs."""
 

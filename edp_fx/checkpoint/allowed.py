@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from edp_fx.errors import CheckpointError
+from edp_fx.extras import EXTRAS, need
 
 _IDENTIFIER = re.compile(r"(?!__)[A-Za-z0-9_]+")
 _LAYER_PACKAGES = (
@@ -146,6 +147,9 @@ def layer_class(path: Any) -> type[nn.Module]:
         return nn.Module
     if not f"{module}.".startswith(_LAYER_PACKAGES):
         raise CheckpointError(f"the recipe has a layer of class {path!r}, which is not of torch, timm or torchvision")
+    package = module.partition(".")[0]
+    if package in EXTRAS["models"]:
+        need("models", f"the recipe's layer class {path!r}", package)
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

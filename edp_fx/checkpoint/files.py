@@ -16,6 +16,7 @@ from edp_fx.checkpoint.program import SUFFIX, save_program
 from edp_fx.checkpoint.structure import describe, rebuild
 from edp_fx.checkpoint.weights import weights_to_bytes
 from edp_fx.errors import CheckpointError, one_line
+from edp_fx.extras import installed_version
 from edp_fx.files import write
 from edp_fx.inputs import require_graph
 from edp_fx.pairs import Pair
@@ -150,9 +151,9 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("edp_fx", "torch", "timm", "torchvision")}
+    """Of what the network may be made of, as far as it is installed."""
+    found = {name: installed_version(name) for name in ("edp_fx", "torch", "timm", "torchvision")}
+    return {name: version for name, version in found.items() if version is not None}
 
 
 def _layers(gm: fx.GraphModule, structure: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from edp_fx.coverage import zoos
 from edp_fx.errors import ModelError
+from edp_fx.extras import need
 
 _FILE = "timm_models.json"
 
@@ -40,6 +41,7 @@ def _recorded() -> dict[str, int]:
 
 def timm_entries() -> list[Entry]:
     """Every architecture of the installed timm, by family; sizes from the recorded list."""
+    need("models", "coverage")
     import timm
     from timm.models import _registry
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from edp_fx.data.folders import Folder, read_folder
 from edp_fx.errors import one_line
+from edp_fx.extras import need
 
 MOST = 20_000  # files that a run looks through by itself: more would take minutes
 
@@ -124,6 +125,7 @@ def _look(file: Path) -> tuple[tuple[int, int] | None, bytes, str]:
     """Size and digest of an image; no size, and the reason, where it is damaged."""
     from io import BytesIO
 
+    need("data", "reading image files", "PIL")
     from PIL import Image
 
     try:

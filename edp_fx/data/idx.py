@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edp_fx.errors import DataError
+from edp_fx.extras import need
 from edp_fx.files import cache_directory, xdg_directory
 
 Split = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -54,6 +55,7 @@ def read_fashion_mnist() -> tuple[Split, Split, Path]:
     """
     directory = find_fashion_mnist()
     if directory is None:
+        need("data", "downloading Fashion-MNIST", "torchvision")
         from torchvision.datasets import FashionMNIST
 
         root = cache_directory()

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from edp_fx.data.base import Reading
 from edp_fx.errors import DataError, one_line
+from edp_fx.extras import need
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,6 +39,7 @@ class ImageFiles(Dataset[tuple[Any, int]]):
 
 def read_image(file: Path) -> Any:
     """A file as an RGB image of PIL. Raises :class:`DataError`, naming the file, where it cannot be read."""
+    need("data", "reading image files", "PIL")
     from PIL import Image
 
     try:
@@ -49,6 +51,7 @@ def read_image(file: Path) -> Any:
 
 def transforms(how: Reading) -> tuple[Transform, Transform]:
     """Of training images and of the others, from RGB images of PIL to normalised tensors."""
+    need("data", "reading image files", "PIL", "timm", "torchvision")
     from timm.data import create_transform
 
     shared: dict[str, Any] = {

@@ -21,6 +21,7 @@ from edp_fx.data.idx import read_fashion_mnist
 from edp_fx.data.splitting import SPLIT_SEED
 from edp_fx.data.torchvision_sets import torchvision_data
 from edp_fx.errors import DataError
+from edp_fx.extras import need
 
 DATA_HELP = (
     "digits (scikit-learn's 1,797 images, nothing to download); fashion-mnist (looked for in data/FashionMNIST/raw, "
@@ -118,6 +119,7 @@ FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
 
 
 def _digits() -> tuple[dict[str, Part], tuple[str, ...], str, bool]:
+    need("data", "--data digits", "sklearn")
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

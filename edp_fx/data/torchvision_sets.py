@@ -15,6 +15,7 @@ from edp_fx.data.base import Data, Reading
 from edp_fx.data.images import transforms
 from edp_fx.data.splitting import split_up
 from edp_fx.errors import DataError, one_line
+from edp_fx.extras import need
 
 
 def torchvision_data(name: str, root: Path, how: Reading) -> Data:
@@ -23,6 +24,7 @@ def torchvision_data(name: str, root: Path, how: Reading) -> Data:
     Raises:
         DataError: no such data set, or it is not there.
     """
+    need("data", f"--data torchvision:{name}", "torchvision")
     import torchvision.datasets
 
     kinds = {key.lower(): key for key in torchvision.datasets.__all__}

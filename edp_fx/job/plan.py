@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from edp_fx.compressor.method import Method
 from edp_fx.errors import BudgetError, DataError, EdpError, LoweringError, ModelError, TrainingError
+from edp_fx.extras import need
 from edp_fx.latency.runtimes import RUNTIMES
 from edp_fx.settings import Settings, bounded
 from edp_fx.train.recipe import Recipe
@@ -127,6 +128,9 @@ class Plan(Settings):
             if self.model.teacher is not None:
                 raise TrainingError("--teacher: nothing is learnt without training; leave it out, or give --epochs")
         check_spec(self.data.spec)
+        if self.recipe.epochs:
+            need("train", "training", "accelerate")
+        need("lower", "lowering the result")
         target = choose_target(self.lower.target)
         target.check(BuildOptions())
         check_precision(target, self.lower.precision)

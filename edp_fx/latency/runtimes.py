@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edp_fx.errors import LoweringError
+from edp_fx.extras import need
 
 Time = Callable[[nn.Module, tuple[Tensor, ...]], float]
 
@@ -82,6 +83,7 @@ def _torch(threads: int, device: str | None) -> Runtime:
 
 def _onnxruntime(threads: int, device: str | None) -> Runtime:
     _only_device("onnxruntime", device, "cpu")
+    need("lower", "latency under onnxruntime")
 
     def time(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
         from edp_fx.latency.onnx_layer import layer_model

@@ -7,7 +7,6 @@ import json
 import math
 import warnings
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, distributed, fx
 
 from edp_fx.errors import EdpError, LoweringError
+from edp_fx.extras import installed_version
 from edp_fx.files import cache_directory, write
 from edp_fx.inputs import normalize
 from edp_fx.latency.runtimes import Runtime, cpu_name, make_runtime
@@ -56,7 +56,11 @@ class LatencyTable:
             runtime if isinstance(runtime, Runtime) else make_runtime(runtime, threads=threads, device=device)
         )
         self.batch = batch
-        self.environment = {"torch": torch.__version__, "onnxruntime": version("onnxruntime"), "cpu": cpu_name()}
+        self.environment = {
+            "torch": torch.__version__,
+            "onnxruntime": installed_version("onnxruntime"),
+            "cpu": cpu_name(),
+        }
         digest = hashlib.sha256(json.dumps(self.environment, sort_keys=True).encode()).hexdigest()[:16]
         self.file = (Path(directory) if directory is not None else default_directory()) / f"{digest}.json"
         self._known = self._read()

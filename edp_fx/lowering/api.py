@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edp_fx.errors import LoweringError
+from edp_fx.extras import need
 from edp_fx.files import check_writable, write
 from edp_fx.inputs import normalize
 from edp_fx.lowering import sidecar
@@ -109,6 +110,7 @@ def lower(
     cache = Path(timing_cache) if timing_cache else None
     options = BuildOptions({}, tuple(compute_capabilities), workspace, cache)
     chosen.check(options)
+    need("lower", "lowering")
     for one in (path, onnx_path, cache):
         if one is not None:
             check_writable(one, LoweringError)

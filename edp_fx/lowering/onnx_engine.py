@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from edp_fx.errors import LoweringError
+from edp_fx.extras import need
 from edp_fx.lowering.calls import check_count, unwrapped
 from edp_fx.lowering.profile import Range
 from edp_fx.lowering.words import one_line
@@ -29,6 +30,7 @@ class OnnxEngine:
     """An ONNX file under onnxruntime, called like a module: CPU tensors in, a tensor (or a tuple) out."""
 
     def __init__(self, data: bytes, threads: int | None = None) -> None:
+        need("lower", "running an ONNX file", "onnxruntime")
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -75,6 +77,7 @@ class OnnxEngine:
 
 def session(data: bytes) -> Any:
     """An onnxruntime CPU session, single threaded. Raises LoweringError with onnxruntime's own reason."""
+    need("lower", "running an ONNX file", "onnxruntime")
     import onnxruntime as ort
 
     options = ort.SessionOptions()

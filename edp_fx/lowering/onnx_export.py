@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edp_fx.errors import LoweringError
+from edp_fx.extras import need
 from edp_fx.lowering.profile import Profile
 from edp_fx.lowering.program import export_program, quiet, reason
 
@@ -43,6 +44,7 @@ def export_onnx(model: nn.Module, inputs: tuple[Tensor, ...], profile: Profile) 
     Raises LoweringError saying what torch could not export: a size that the model fixes although it should
     vary, an operator without an ONNX form, a file above 2 GiB.
     """
+    need("lower", "writing ONNX", "onnx", "onnxscript")
     program = export_program(model, inputs, profile)
     names = _input_names(model, len(inputs))
     with torch.no_grad(), quiet():

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from edp_fx.errors import ModelError
+from edp_fx.extras import need
 from edp_fx.models.loaded import LoadedModel, built, fit, images, near
 
 
@@ -15,6 +16,7 @@ def from_timm(
     name: str, num_classes: int | None, in_chans: int, size: tuple[int, int] | None, pretrained: bool
 ) -> LoadedModel:
     """A timm model with the normalisation of its weights. Raises :class:`ModelError`."""
+    need("models", f"the timm model {name}", "timm")
     import timm
 
     if not timm.is_model(name.split(".")[0]):

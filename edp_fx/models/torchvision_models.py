@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from edp_fx.errors import ModelError
+from edp_fx.extras import need
 from edp_fx.models.loaded import MEAN, STD, LoadedModel, built, fit, images, near
 from edp_fx.models.weights import load_state
 
@@ -21,6 +22,7 @@ def from_torchvision(
     Raises:
         ModelError: unknown name, or it cannot be built.
     """
+    need("models", f"torchvision:{name}", "torchvision")
     import torchvision
 
     names = torchvision.models.list_models()

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from edp_fx.compressor.compressor import Compressor
 from edp_fx.errors import TrainingError
+from edp_fx.extras import need
 from edp_fx.train.deterministic import deterministic
 from edp_fx.train.distillation import Teacher
 from edp_fx.train.evaluate import Score, evaluate
@@ -66,6 +67,7 @@ class Trainer:
         watcher: Watcher | None = None,
         title: str = "training",
     ) -> None:
+        need("train", "training", "accelerate")
         from accelerate import Accelerator, DataLoaderConfiguration
 
         self.recipe = recipe
@@ -123,6 +125,7 @@ class Trainer:
     def _make_average(self) -> Any:
         if not self.recipe.ema:
             return None
+        need("train", "an average of the weights (ema)", "timm")
         from timm.utils import ModelEmaV3
 
         average = ModelEmaV3(self.gm, decay=self.recipe.ema, use_warmup=True)
