@@ -37,6 +37,7 @@ def inspect(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write everything as JSON.")] = None,
     dot: Annotated[Path | None, typer.Option(help="Write a Graphviz file.")] = None,
     graphml: Annotated[Path | None, typer.Option(help="Write a GraphML file.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write a picture of the layers, coloured by group.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page to look at: the graph, its groups, a search.")] = None,
 ) -> None:
     """Show which channels of a model go together, and which cannot be removed and why."""
@@ -45,7 +46,7 @@ def inspect(
     from edp_fx.models import load_model
     from edp_fx.validation.checked import analyze
 
-    for path in (json_path, dot, graphml, html):
+    for path in (json_path, dot, graphml, svg, html):
         if path is not None:
             check_writable(path)
     loaded = load_model(model, img_size=img_size)
@@ -62,7 +63,7 @@ def inspect(
         print("A weight goes with its inputs as well as with its outputs: the shares add up to more than 100 %.")
         print()
         print(summary_line(graph))
-    _write(graph, loaded.name, json_path, dot, graphml, html)
+    _write(graph, loaded.name, json_path, dot, graphml, svg, html)
 
 
 def summary_line(graph: ChannelGraph) -> str:
@@ -83,11 +84,17 @@ def summary_line(graph: ChannelGraph) -> str:
 
 
 def _write(
-    graph: ChannelGraph, name: str, json_path: Path | None, dot: Path | None, graphml: Path | None, html: Path | None
+    graph: ChannelGraph,
+    name: str,
+    json_path: Path | None,
+    dot: Path | None,
+    graphml: Path | None,
+    svg: Path | None,
+    html: Path | None,
 ) -> None:
     from edp_fx.channels.export import to_dot, write_graphml
     from edp_fx.files import whole
-    from edp_fx.report.inspect_page import inspect_page
+    from edp_fx.report.inspect_page import inspect_page, inspect_svg
 
     def text(make: Callable[[], str]) -> Callable[[Path], object]:
         return lambda part: part.write_text(make(), encoding="utf-8")
@@ -96,6 +103,7 @@ def _write(
         (json_path, text(lambda: json.dumps(graph.to_json(), indent=1) + "\n")),
         (dot, text(lambda: to_dot(graph))),
         (graphml, lambda part: write_graphml(graph, part)),
+        (svg, text(lambda: inspect_svg(graph, name))),
         (html, text(lambda: inspect_page(graph, name))),
     ]
     for path, write in wanted:

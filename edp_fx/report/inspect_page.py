@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import html
+import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from edp_fx.report.drawing import drawing
 from edp_fx.report.page import asset, page
+from edp_fx.report.picture import Picture, hues, thumbnail
 
 if TYPE_CHECKING:
     from edp_fx.channels import ChannelGraph
@@ -15,17 +18,41 @@ if TYPE_CHECKING:
 def inspect_page(graph: ChannelGraph, name: str) -> str:
     """One self-contained HTML document that shows ``graph``.
 
-    The layout is made in the page by the Eclipse Layout Kernel (elkjs, layered), off its main thread.
+    The drawing is in it as SVG, so that it is seen at once, and where no script runs; the other levels of detail and
+    arrangements are packed beside it.
 
     Args:
         graph: of any model.
         name: what the model is called.
     """
+    data = drawing(graph)
+    pictures = {"layers": Picture(data), "all": Picture(data, everything=True)}
+    scenes = {
+        f"scene-{detail}-{arrangement}": picture.scene(rows=arrangement == "rows")
+        for detail, picture in pictures.items()
+        for arrangement in ("rows", "line")
+    }
+    first = scenes.pop("scene-layers-rows")
+    body = asset("inspect.html")
+    for key, value in {
+        "view": f"{first.width + 24:.0f} {first.height + 70:.0f}",
+        "width": f"{first.width:.0f}",
+        "height": f"{first.height:.0f}",
+        "edges": first.edges,
+        "nodes": first.nodes,
+        "name": html.escape(name),
+    }.items():
+        body = body.replace("{{" + key + "}}", value)
     return page(
         f"{name}: channel groups",
-        asset("inspect.html").replace("{{name}}", html.escape(name)),
+        body,
         styles=("base.css", "inspect.css"),
-        scripts=("elk-api.js", "viewport.js", "picture.js", "inspect.js"),
-        data={"name": name, **drawing(graph)},
-        libraries={"elk-worker": "elk-worker.min.js"},
+        scripts=("viewport.js", "picture.js", "inspect.js"),
+        data={"name": name, "hues": hues(data["groups"]), **data},
+        aside={key: json.dumps(asdict(scene)) for key, scene in scenes.items()},
     )
+
+
+def inspect_svg(graph: ChannelGraph, name: str) -> str:
+    """An SVG document of the layers of ``graph``, coloured by group."""
+    return thumbnail(drawing(graph), name)

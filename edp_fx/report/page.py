@@ -11,9 +11,7 @@ from importlib import resources
 from typing import Any
 
 # A page may run its own scripts and styles and draw its own images, and talk to nobody.
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' blob:; worker-src blob:; style-src 'unsafe-inline'; img-src data:"
-)
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 
 
 def asset(name: str) -> str:
@@ -21,9 +19,9 @@ def asset(name: str) -> str:
     return resources.files("edp_fx.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def packed(name: str) -> str:
-    """An asset as base64 of gzip (the same bytes every time), for libraries of some size."""
-    return base64.b64encode(gzip.compress(asset(name).encode(), 9, mtime=0)).decode()
+def packed(text: str) -> str:
+    """Base64 of gzip, the same bytes every time."""
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
 
 def as_json(value: Any) -> str:
@@ -39,7 +37,7 @@ def page(
     styles: Sequence[str],
     scripts: Sequence[str],
     data: Any,
-    libraries: Mapping[str, str] | None = None,
+    aside: Mapping[str, str] | None = None,
 ) -> str:
     """A whole HTML document.
 
@@ -48,7 +46,7 @@ def page(
         body: HTML.
         styles, scripts: names of assets, in order.
         data: what the scripts find, as JSON, in the element ``data``.
-        libraries: element id -> name of an asset embedded packed, which the scripts unpack when they need it.
+        aside: element id -> text embedded packed, which the scripts unpack when they need it.
     """
     parts = [
         "<!doctype html>",
@@ -61,7 +59,7 @@ def page(
         "</head><body>",
         body,
         f'<script type="application/json" id="data">{as_json(data)}</script>',
-        *(f'<script type="text/plain" id="{key}">{packed(name)}</script>' for key, name in (libraries or {}).items()),
+        *(f'<script type="text/plain" id="{key}">{packed(text)}</script>' for key, text in (aside or {}).items()),
         *(f"<script>\n{asset(name)}</script>" for name in scripts),
         "</body></html>\n",
     ]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import networkx as nx
 import pytest
@@ -100,7 +101,7 @@ def test_nodes_carry_the_groups_on_their_channels(dense: edp_fx.ChannelGraph) ->
 
 
 def test_files_are_written_and_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paths = {kind: tmp_path / f"graph.{kind}" for kind in ("json", "dot", "graphml", "html")}
+    paths = {kind: tmp_path / f"graph.{kind}" for kind in ("json", "dot", "graphml", "svg", "html")}
     spec = f"{__name__}:Dense"
     assert run(spec, "--img-size", 8, *(word for kind, path in paths.items() for word in (f"--{kind}", path))) == 0
     said = capsys.readouterr().out
@@ -111,6 +112,9 @@ def test_files_are_written_and_agree(tmp_path: Path, capsys: pytest.CaptureFixtu
     graph = nx.read_graphml(paths["graphml"])
     assert {"stem", "two", "group 0"} <= set(graph.nodes)
     assert paths["dot"].read_text().startswith("graph channels {")
+    picture = ElementTree.parse(paths["svg"])
+    layers = {node.get("data-layer") for node in picture.iter() if node.get("class", "").startswith("node layer")}
+    assert layers == {"stem", "one", "two", "mix", "sorted", "head"}
     assert "stem" in paths["html"].read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths.values())
 
@@ -188,8 +192,9 @@ def resnet50(tmp_path_factory: pytest.TempPathFactory) -> tuple[edp_fx.ChannelGr
 def test_search_and_click_show_the_group_of_a_layer(browser: Any, resnet50: tuple[edp_fx.ChannelGraph, Path]) -> None:
     graph, path = resnet50
     browser.get(path.as_uri())
-    settle(browser)
+    assert browser.execute_script("return document.body.dataset.ready") == "1"  # at once: it was laid out before
     assert len(browser.find_elements("css selector", ".node.layer")) == 54
+    assert all(node.is_displayed() for node in browser.find_elements("css selector", ".node"))
     find(browser, "#search").send_keys("layer3.0.conv2")
     assert [hit.text.split()[0] for hit in browser.find_elements("css selector", "#found button")] == ["layer3.0.conv2"]
     find(browser, "#search").send_keys("\n")
@@ -259,4 +264,8 @@ def test_a_thousand_nodes(browser: Any, tmp_path: Path) -> None:
     find(browser, "#show-all").click()
     settle(browser)
     assert len(browser.find_elements("css selector", ".node")) == 3 * 334 + 2
+    find(browser, "#wrap-none").click()
+    find(browser, "#show-layers").click()
+    settle(browser)
+    assert len(browser.find_elements("css selector", ".node.layer")) == 334
     assert browser.get_log("browser") == []

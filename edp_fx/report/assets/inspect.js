@@ -22,8 +22,7 @@ function el(tag, attributes = {}, ...children) {
 const percent = (share) => (share >= 0.0995 ? `${(100 * share).toFixed(0)}%` : share >= 0.0005 ? `${(100 * share).toFixed(1)}%` : share > 0 ? "<0.1%" : "");
 const bare = (op) => op.replace(/^aten\./, "").replace(/\.[A-Za-z_]*$/, "");
 
-// Neighbouring groups get hues a golden angle apart, so that they differ most.
-const hues = new Map(groups.filter((group) => group.prunable).map((group, k) => [group.id, (25 + k * 137.508) % 360]));
+const hues = new Map(Object.entries(data.hues).map(([id, hue]) => [Number(id), hue]));
 function paint(element, id) {
   element.classList.remove("hue", "grey", "plain");
   if (id === undefined) element.classList.add("plain");
@@ -42,23 +41,15 @@ const view = new Viewport(chart, $("scene"), (k) => {
 
 // ---- drawing --------------------------------------------------------------------------------------------
 
-let turn = 0;
 async function show() {
-  const mine = ++turn;
-  $("busy").hidden = false;
   document.body.removeAttribute("data-ready");
-  const picture = outline(nodes, state.everything);
-  const aspect = chart.clientWidth / Math.max(chart.clientHeight - 60, 100) * 1.5; // the kernel asks for less room than it then takes
-  let placed;
-  try {
-    placed = await layout(nodes, picture, aspect, state.rows);
-  } catch (error) {
-    $("busy").replaceChildren(el("p", { class: "problem" }, `The graph cannot be laid out in this browser (${error?.message ?? error}). The list of groups works without it.`));
-    return;
-  }
-  if (mine !== turn) return;
-  Object.assign(state, { picture, size: placed }, draw(nodes, picture, placed, paint));
-  $("busy").hidden = true;
+  const detail = state.everything ? "all" : "layers", arrangement = state.rows ? "rows" : "line";
+  await putScene(`scene-${detail}-${arrangement}`);
+  refresh();
+}
+
+function refresh() {
+  Object.assign(state, { picture: outline(nodes, state.everything) }, readScene(byName));
   fitAll();
   choose(state.chosen, false);
   document.body.dataset.ready = "1";
@@ -126,9 +117,7 @@ function emphasise(ids, me) {
     element.classList.toggle("me", k === me);
     if (k === me) element.classList.add("on");
   }
-  state.edges.forEach((path, k) => {
-    path.classList.toggle("on", nodes[state.picture.edges[k].via].carries.some(([id]) => ids.includes(id)));
-  });
+  for (const { element, via } of state.edges) element.classList.toggle("on", nodes[via].carries.some(([id]) => ids.includes(id)));
 }
 
 // What is chosen: null, {node: index} or {group: id}.
@@ -328,7 +317,7 @@ chart.addEventListener("pointermove", (event) => {
   const node = hit(event), tip = $("tip");
   tip.hidden = !node || event.buttons > 0;
   if (tip.hidden) return;
-  const k = byName.get(node.dataset.node), { sub } = labels(nodes[k]), carried = nodes[k].carries;
+  const k = byName.get(node.dataset.node), carried = nodes[k].carries, sub = [nodes[k].op, nodes[k].shapes.length ? shapeText(nodes[k].shapes[0]) : ""].filter(Boolean).join("  ");
   tip.textContent = `${titleOf(k)}  ${sub}${carried.length ? `, ${carried.length > 3 ? `${carried.length} groups` : carried.map(([id]) => `group ${id}`).join(", ")}` : ""}`;
   const box = chart.getBoundingClientRect(), x = event.clientX - box.left, y = event.clientY - box.top;
   tip.style.left = `${Math.max(0, Math.min(x + 14, box.width - tip.offsetWidth - 4))}px`;
@@ -355,4 +344,6 @@ function fromHash() {
 summary();
 legend(false);
 fromHash();
-show().then(() => { if (state.chosen) choose(state.chosen); });
+chart.removeAttribute("viewBox"); // which shows all of it where no script runs
+refresh();
+if (state.chosen) choose(state.chosen);
