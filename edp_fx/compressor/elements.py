@@ -8,7 +8,7 @@ turns every question about groups (norms, gradients, scaling) into one scatter o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edp_fx.compressor.kinds import KINDS
-from edp_fx.compressor.kinds.base import ROLES, Applied, Part, Removable
+from edp_fx.compressor.kinds.base import ROLES, Applied, Flags, Indices, Part, Removable
 
 Keep = dict[int, NDArray[np.bool_]]
 
@@ -61,19 +61,32 @@ class _Axis:
     """What all groups own along one axis, while it is gathered: element numbers, n where none.
 
     Attributes:
-        site: with all that is owned.
+        part: the first that was found there.
+        nobody: n.
+        owned: all that is.
         gates: of these only what is weighed; numbers above n are gates of their own.
-        faded, penalised: of these only what is.
+        fading, penalised: of these only what is.
     """
 
-    site: Site
-    gates: NDArray[np.int64]
-    faded: NDArray[np.int64]
-    penalised: NDArray[np.int64]
-    flat: NDArray[np.int64] = field(init=False)
+    part: Part
+    nobody: int
+    owned: Indices | None = None
+    gates: Indices | None = None
+    fading: Indices | None = None
+    penalised: Indices | None = None
 
-    def __post_init__(self) -> None:
-        self.flat = self.site.index.numpy()
+    def add(self, what: str, mine: Flags, numbers: Indices) -> None:
+        """Write ``numbers`` where ``mine`` holds into one of them."""
+        flat = getattr(self, what)
+        if flat is None:
+            flat = np.full(len(self.part.owner), self.nobody, dtype=np.int64)
+            setattr(self, what, flat)
+        flat[mine] = numbers
+
+    def site(self, flat: Indices) -> Site:
+        """With only these indices."""
+        part = self.part
+        return Site(part.parameter, part.axis, part.role, torch.from_numpy(flat), part.selection)
 
 
 class Elements:
@@ -117,33 +130,24 @@ class Elements:
                         gates = self.n + 1 + sum(map(len, gate_owners)) + np.arange(len(element))
                         gate_owners.append(element)
                     gate = gates
-                axis = self._axis(axes, part, -1 if part.role in ROLES else number)
-                axis.flat[mine] = element
-                for flat, has, value in (
-                    (axis.gates, part.weighed, gate),
-                    (axis.faded, part.faded, element),
-                    (axis.penalised, part.penalised, element),
-                ):
-                    if has:
-                        flat[mine] = value
-        self.sites = tuple(axis.site for axis in axes.values())
-        self.gates = self._sites((axis.site, axis.gates) for axis in axes.values())
-        self.fading = self._sites((axis.site, axis.faded) for axis in axes.values())
-        self.penalised = self._sites((axis.site, axis.penalised) for axis in axes.values())
+                key = part.parameter, part.axis, part.role, -1 if part.role in ROLES else number
+                axis = axes.setdefault(key, _Axis(part, self.n))
+                axis.add("owned", mine, element)
+                if not len(element):
+                    continue
+                if part.weighed:
+                    axis.add("gates", mine, gate)
+                if part.faded:
+                    axis.add("fading", mine, element)
+                if part.penalised:
+                    axis.add("penalised", mine, element)
+        found = axes.values()
+        self.sites = tuple(axis.site(axis.owned) for axis in found if axis.owned is not None)
+        self.gates = tuple(axis.site(axis.gates) for axis in found if axis.gates is not None)
+        self.fading = tuple(axis.site(axis.fading) for axis in found if axis.fading is not None)
+        self.penalised = tuple(axis.site(axis.penalised) for axis in found if axis.penalised is not None)
         self._gate_owners = torch.from_numpy(np.concatenate([*gate_owners, np.zeros(0, dtype=np.int64)]))
         self._moved: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
-
-    def _axis(self, known: dict[tuple[str, int | None, str, int], _Axis], part: Part, group: int) -> _Axis:
-        key = part.parameter, part.axis, part.role, group
-        if key not in known:
-            none = [np.full(len(part.owner), self.n, dtype=np.int64) for _ in range(4)]
-            index = torch.from_numpy(none[0])
-            known[key] = _Axis(Site(part.parameter, part.axis, part.role, index, part.selection), *none[1:])
-        return known[key]
-
-    def _sites(self, found: Iterable[tuple[Site, NDArray[np.int64]]]) -> tuple[Site, ...]:
-        """The sites with only these indices, without those where nothing is left."""
-        return tuple(replace(site, index=torch.from_numpy(flat)) for site, flat in found if (flat != self.n).any())
 
     def on(self, site: Site, device: torch.device) -> Tensor:
         """``site.index`` on ``device``, kept there."""

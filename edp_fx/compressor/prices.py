@@ -8,6 +8,7 @@ term its cost.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,8 +60,9 @@ class Prices:
                 at_gate = place - len(term.axes)
                 (axes if at_gate < 0 else gates)[number, place if at_gate < 0 else at_gate] = known[id(axis)]
         none = len(fixed)
-        self.axes = np.where(axes < 0, none, axes)
-        self.gates = np.where(gates < 0, none, gates)
+        # [places, terms]: a product along short rows costs more than one of whole columns
+        self.axes = np.ascontiguousarray(np.where(axes < 0, none, axes).T)
+        self.gates = np.ascontiguousarray(np.where(gates < 0, none, gates).T)
         self.fixed = np.array([*fixed, 1.0])
         empty = np.zeros(0)
         self.matrix = sparse.csr_matrix(
@@ -90,22 +92,39 @@ class Prices:
         for group in range(len(elements.groups)):
             mine = np.zeros(len(self.fixed), dtype=bool)
             mine[mean.indices[mean.indptr[group] : mean.indptr[group + 1]]] = True
-            hit = mine[self.axes].any(axis=1) | mine[self.gates].any(axis=1)
+            hit = mine[self.axes].any(axis=0) | mine[self.gates].any(axis=0)
             units = np.unique(unit_of_term[hit])
             touching.append(np.stack([units, np.full(len(units), group)], axis=1))
         pairs = np.concatenate([*touching, np.zeros((0, 2))]).astype(np.int64)
         self.touch_unit, self.touch_group = pairs[:, 0], pairs[:, 1]
-        self.mean = mean.tocsr()
         is_pair = self.touch_unit >= self.plain
         self.touch_plain = np.flatnonzero(~is_pair)
         self.touch_pair = np.flatnonzero(is_pair)
+        rows = mean.tocsr()
+        units, groups = self.touch_unit[self.touch_plain], self.touch_group[self.touch_plain]
+        self.plain_less = self._less(rows, units, groups)
+        self.pair_units, self.pair_groups = (
+            self.touch_unit[self.touch_pair] - self.plain,
+            self.touch_group[self.touch_pair],
+        )
+        self.pair_less = [
+            self._less(rows, self.plain + 3 * self.pair_units + which, self.pair_groups) for which in range(3)
+        ]
+
+    def _less(self, mean: sparse.csr_matrix, terms: NDArray[np.int64], groups: NDArray[np.int64]) -> _Less:
+        def shortened(of: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], Floats]]:
+            none = np.zeros(0)
+            return [(one[terms], np.asarray(mean[one[terms], groups]).ravel() if len(terms) else none) for one in of]
+
+        return _Less(self.constant[terms], self.overhead[terms], shortened(self.axes), shortened(self.gates))
 
     def _alive(self, alive: Flags | Floats) -> Floats:
         return self.fixed + self.matrix @ alive.astype(np.float64)
 
-    def _terms(self, axes: Floats, which: NDArray[np.int64] | slice = slice(None)) -> Floats:
-        open_ = axes[self.gates[which]].prod(axis=1)
-        return (self.overhead[which] + self.constant[which] * axes[self.axes[which]].prod(axis=1)) * open_
+    def _terms(self, axes: Floats, first: int = 0) -> Floats:
+        """Cost of the terms from ``first`` on."""
+        cost = self.overhead[first:] + self.constant[first:] * _product(axes, self.axes[:, first:])
+        return cost * _product(axes, self.gates[:, first:]) if len(self.gates) else cost
 
     def _units(self, terms: Floats) -> tuple[Floats, Floats, Floats]:
         """Cost of the plain terms, of the pairs as two layers, and of the pairs merged."""
@@ -114,8 +133,10 @@ class Prices:
 
     def as_two(self, alive: Flags) -> Flags:
         """Which pairs are cheaper as two layers [pairs]."""
-        _, two, merged = self._units(self._terms(self._alive(alive)))
-        return two < merged
+        if not self.pairs:
+            return np.zeros(0, dtype=bool)
+        three = self._terms(self._alive(alive), self.plain).reshape(-1, 3)
+        return three[:, 0] + three[:, 1] < three[:, 2]
 
     def total(self, alive: Flags, as_two: Flags | None = None) -> float:
         """Cost of the network with only ``alive`` elements [n], the pairs ``as_two`` as two layers; every pair at the
@@ -130,24 +151,46 @@ class Prices:
         plain, two, merged = self._units(self._terms(axes))
         best = np.concatenate([plain, np.minimum(two, merged)])
         after = np.zeros(len(self.touch_unit))
-        units, groups = self.touch_unit[self.touch_plain], self.touch_group[self.touch_plain]
-        after[self.touch_plain] = self._shortened(axes, units, groups)
-        units, groups = self.touch_unit[self.touch_pair] - self.plain, self.touch_group[self.touch_pair]
-        three = [self._shortened(axes, self.plain + 3 * units + which, groups) for which in range(3)]
+        after[self.touch_plain] = self.plain_less.cost(axes)
+        three = [less.cost(axes) for less in self.pair_less]
         after[self.touch_pair] = np.minimum(three[0] + three[1], three[2])
         saved = np.bincount(self.touch_group, best[self.touch_unit] - after, minlength=len(self.elements.groups))
-        slope = two[units] - three[0] - three[1]
-        return MaskSavings(np.maximum(0.0, saved) * self.scale, self.scale, groups, two[units], merged[units], slope)
+        two, merged = two[self.pair_units], merged[self.pair_units]
+        slope = two - three[0] - three[1]
+        return MaskSavings(np.maximum(0.0, saved) * self.scale, self.scale, self.pair_groups, two, merged, slope)
 
-    def _shortened(self, axes: Floats, terms: NDArray[np.int64], groups: NDArray[np.int64]) -> Floats:
-        """Cost of ``terms[i]`` with one element less of ``groups[i]``."""
-        result = self.constant[terms] * self._counts(axes, self.axes[terms], groups)
-        return (result + self.overhead[terms]) * self._counts(axes, self.gates[terms], groups)
 
-    def _counts(self, axes: Floats, of: NDArray[np.int64], groups: NDArray[np.int64]) -> Floats:
-        """Product of the indices left along the axes ``of[i]`` with one element less of ``groups[i]``."""
-        result = np.ones(len(of))
-        for axis in of.T:
-            less = np.asarray(self.mean[axis, groups]).ravel() if len(axis) else np.zeros(0)
-            result *= np.maximum(0.0, axes[axis] - less)
+@dataclass(frozen=True)
+class _Less:
+    """Terms of which each is seen with one element less of some group.
+
+    Attributes:
+        constant, overhead: of the terms.
+        axes, gates: their axes place by place, and by how much the element shortens each.
+    """
+
+    constant: Floats
+    overhead: Floats
+    axes: list[tuple[NDArray[np.int64], Floats]]
+    gates: list[tuple[NDArray[np.int64], Floats]]
+
+    def cost(self, axes: Floats) -> Floats:
+        """Of each, given the indices left along all axes."""
+        cost = self.constant * self._counts(axes, self.axes) + self.overhead
+        return cost * self._counts(axes, self.gates)
+
+    def _counts(self, axes: Floats, shortened: list[tuple[NDArray[np.int64], Floats]]) -> Floats:
+        result = np.ones(len(self.constant))
+        for place, less in shortened:
+            result *= np.maximum(0.0, axes[place] - less)
         return result
+
+
+def _product(values: Floats, places: NDArray[np.int64]) -> Floats:
+    """Product of ``values`` at ``places`` [places, terms] for each term."""
+    if not len(places):
+        return np.ones(places.shape[1])
+    result = values[places[0]]
+    for one in places[1:]:
+        result *= values[one]
+    return result

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edp_fx.compressor.elements import Elements
 from edp_fx.compressor.prices import Prices
-from edp_fx.compressor.removals import Removals, block_ends
+from edp_fx.compressor.removals import Removals, block_ends, block_sizes
 from edp_fx.compressor.savings import LAST, Savings
 
 Flags = NDArray[np.bool_]
@@ -107,16 +107,17 @@ class Selector:
             return alive
         removals = self._removals(alive, importance)
         best: Flags | None = None
+        cost = 0.0  # of the best
         for _ in range(RETRIES):
             count = self._until(alive, removals, target)
             chosen = without(alive, removals.first(count))
-            before = best
-            if best is None or self.total(best) < self.total(chosen) <= target:
-                best = chosen
-            if not count or self.total(best) >= (1 - COARSE) * end:
+            before, total = best, self.total(chosen)
+            if best is None or cost < total <= target:
+                best, cost = chosen, total
+            if not count or cost >= (1 - COARSE) * end:
                 return best
-            best = self._finer_last(alive, removals, count - 1, target, best)
-            if best is before or self.total(best) >= (1 - COARSE) * end:
+            best, cost = self._finer_last(alive, removals, count - 1, target, best, cost)
+            if best is before or cost >= (1 - COARSE) * end:
                 return best
             # the last one saves more than was missing, and no single other one enough: go on without its group
             others = (np.arange(len(removals)) < count - 1) | (removals.groups != removals.groups[count - 1])
@@ -133,15 +134,18 @@ class Selector:
             low, high = (low, middle) if enough else (middle, high)
         return high
 
-    def _finer_last(self, alive: Flags, removals: Removals, count: int, target: float, chosen: Flags) -> Flags:
-        """After the first ``count``, instead of one that overshoots, the least important one that suffices alone."""
-        left, total = without(alive, removals.first(count)), self.total(chosen)
+    def _finer_last(
+        self, alive: Flags, removals: Removals, count: int, target: float, chosen: Flags, cost: float
+    ) -> tuple[Flags, float]:
+        """After the first ``count``, instead of one that overshoots, the least important one that suffices alone; and
+        its cost. Where there is none, what is ``chosen`` and costs ``cost``."""
+        left = without(alive, removals.first(count))
         firsts = count + np.unique(removals.groups[count:], return_index=True)[1]
         for number in firsts[np.argsort(removals.losses[firsts], kind="stable")]:
             fewer = without(left, removals.block(number))
-            if total < self.total(fewer) <= target:
-                return fewer
-        return chosen
+            if cost < (total := self.total(fewer)) <= target:
+                return fewer, total
+        return chosen, cost
 
     def _removals(self, alive: Flags, importance: Scores) -> Removals:
         """Candidates from the cheapest loss per cost saved to the dearest."""
@@ -155,8 +159,11 @@ class Selector:
             if removable <= 0:
                 continue
             ranked = present[np.argsort(importance[present], kind="stable")][:removable]
-            ends = block_ends(len(present), removable, self.multiple(number))
-            loss = np.add.reduceat(np.maximum(importance[ranked], 0.0), np.append(0, ends[:-1]))
+            multiple = self.multiple(number)
+            ends = block_ends(len(present), removable, multiple)
+            loss = np.maximum(importance[ranked], 0.0)
+            if multiple > 1:
+                loss = np.add.reduceat(loss, ends - block_sizes(ends))
             price = np.maximum.accumulate(kind.prices(savings, number, loss, ends))  # they ascend but for rounding
             paying = int(np.isfinite(price).sum())
             if paying:

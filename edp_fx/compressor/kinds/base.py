@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from edp_fx.compressor.budget import METRICS
+from edp_fx.compressor.removals import block_sizes
 
 if TYPE_CHECKING:
     from edp_fx.channels import ChannelGraph
@@ -176,7 +177,7 @@ class Kind(ABC):
             losses: of each block.
             ends: number of elements in this and the blocks before it.
         """
-        return ratio(losses / np.diff(ends, prepend=0), savings.of_one(group))
+        return ratio(losses / block_sizes(ends), savings.of_one(group))
 
     def block(self, size: int, align: int) -> int:
         """How many elements of a group of ``size`` go together."""
