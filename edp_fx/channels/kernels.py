@@ -78,7 +78,7 @@ def _directions(weights: Sequence[Tensor]) -> list[Tensor]:
     grams = []
     for weight in weights:
         # contiguous: of a weight with channels innermost the product would copy slice by slice
-        slices = weight.detach().flatten(2).permute(1, 2, 0).float().contiguous()
+        slices = _working(weight.detach()).flatten(2).permute(1, 2, 0).contiguous()
         grams.append(slices @ slices.mT)
     # kernels of one size together: layer by layer, the many small operations would take longer than the network itself
     found: list[Tensor] = list(weights)
@@ -89,6 +89,11 @@ def _directions(weights: Sequence[Tensor]) -> list[Tensor]:
             weight = weights[number]
             found[number] = kernel.view(weight.shape[1], *weight.shape[2:]).to(weight.dtype)
     return found
+
+
+def _working(weight: Tensor) -> Tensor:
+    """In the weight's own precision, but for halves."""
+    return weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
 
 
 def _first_directions(power: Tensor) -> Tensor:
@@ -108,9 +113,8 @@ def kernels_of(weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
         (kernel,) = _directions([weight])
         return kernel.unsqueeze(1), _along(weight, kernel)
     n, c, *shape = weight.shape
-    slices = weight.detach().flatten(2).transpose(0, 1)  # [c, n, k²]
-    working = slices.float() if weight.dtype in (torch.float16, torch.bfloat16) else slices
-    left, singular, right = torch.linalg.svd(working, full_matrices=False)
+    slices = _working(weight.detach()).flatten(2).transpose(0, 1)  # [c, n, k²]
+    left, singular, right = torch.linalg.svd(slices, full_matrices=False)
     kernels = right[:, :count].reshape(c * count, 1, *shape)
     mixing = (left * singular[:, None])[..., :count].permute(1, 0, 2).reshape(n, c * count, *[1] * len(shape))
     return kernels.to(weight.dtype), mixing.to(weight.dtype)

@@ -51,6 +51,8 @@ def test_the_parts_are_the_same_with_channels_innermost() -> None:
 def test_a_weight_of_one_kernel_per_channel_has_nothing_beyond() -> None:
     weight = torch.randn(6, 4, 1, 1) * torch.randn(4, 3, 3)
     assert beyond_one_kernel([weight])[0].abs().max() < 1e-6
+    double = torch.randn(6, 4, 1, 1).double() * torch.randn(4, 3, 3)
+    assert beyond_one_kernel([double])[0].abs().max() < 1e-14  # in the weight's own precision
     assert beyond_one_kernel([torch.zeros(6, 4, 3, 3)])[0].abs().max() == 0
 
 
