@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edp_fx.frontend import trace
     from edp_fx.latency import LatencyTable
     from edp_fx.lowering import lower
+    from edp_fx.parts import trace_parts
     from edp_fx.pipeline import compress
     from edp_fx.prune_merge import prune_and_merge
     from edp_fx.validation.checked import analyze, insert
@@ -41,6 +42,7 @@ HOMES = {  # of each public name
     "register_rule": "edp_fx.channels.rules",
     "save": "edp_fx.checkpoint",
     "trace": "edp_fx.frontend",
+    "trace_parts": "edp_fx.parts",
 }
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "register_rule",
     "save",
     "trace",
+    "trace_parts",
 ]
 
 

@@ -203,7 +203,21 @@ def rebuild(structure: dict[str, Any], tensors: dict[str, Tensor]) -> fx.GraphMo
         for key, value in entry.get("attributes", {}).items():
             _check_attribute_name(path, key)
             object.__setattr__(module, key, decode(value, _no_node, tensor))
-    return fx.GraphModule(root, _graph(structure["nodes"], root)).eval()
+    gm = fx.GraphModule(root, _graph(structure["nodes"], root))
+    _keep_unread(gm, root)
+    return gm.eval()
+
+
+def _keep_unread(gm: nn.Module, root: nn.Module) -> None:
+    """Give a graph module what of ``root`` no node reads: of a model of which the graph is a part, say."""
+    for table in ("_parameters", "_buffers", "_modules"):
+        for name, value in root.__dict__[table].items():
+            gm.__dict__[table].setdefault(name, value)
+    gm._non_persistent_buffers_set |= root._non_persistent_buffers_set
+    for name, child in root._modules.items():
+        mine = gm._modules[name]
+        if child is not None and mine is not None and mine is not child:
+            _keep_unread(mine, child)
 
 
 def _check_attribute_name(path: str, key: Any) -> None:

@@ -246,13 +246,14 @@ def _grouped(
     groups: int,
     transposed: bool,
 ) -> tuple[Factor | None, tuple[Factor | None, int]]:
-    """Channels of a grouped convolution: whole groups go where a group has one input or one output, else the
-    same places in every group. Returns the output's factor and (factor, size) of the inputs as they count for cost.
+    """Channels of a grouped convolution: whole groups go where a group has one input or one output (unless outputs are
+    no channels, as where each sample has a kernel of its own), else the same places in every group. Returns the
+    output's factor and (factor, size) of the inputs as they count for cost.
     """
     per_in, per_out = in_channels // groups, out_channels // groups
-    whole = per_in == 1 or per_out == 1
     # The axis of the weight that runs over all groups, and the one inside a group.
     across, inside = (w_in, w_out) if transposed else (w_out, w_in)
+    whole = per_in == 1 or (per_out == 1 and across is not None)
     if whole:
         if inside is not None:
             sweep.freeze(inside, "a part of every group of a grouped convolution")
