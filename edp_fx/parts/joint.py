@@ -40,7 +40,7 @@ class Replay(nn.Module):
         self._plan = (plan,)
 
     def _mark(self, name: str, value: Any) -> Any:
-        return self._modules[EDGES]._modules[name](value)  # type: ignore[index,union-attr]
+        return self.get_submodule(f"{EDGES}.{name}")(value)
 
     def forward(self, *inputs: Any) -> Any:
         """What is read outside, of all calls, and the parameters that are."""
