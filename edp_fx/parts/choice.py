@@ -68,12 +68,23 @@ def why_not(model: nn.Module, recordings: Sequence[Recording], path: str) -> str
     if not any(all(tensor.numel() for tensor in one.inputs) for one in calls):
         return "it is given nothing but empty tensors"
     try:
-        traced = replayed(model, make_plan(model, recordings, [path]))
+        traced = replayed(_alone(module, path), make_plan(model, recordings, [path]))
     except EdpError as error:
         return (
             one_line(error).removeprefix("cannot trace Replay: ").removeprefix("TraceError: ").partition(". Check")[0]
         )
     return next((one.reason for one in traced.meta["edp_fx.trace"].opaque if one.node == path), None)
+
+
+def _alone(module: nn.Module, path: str) -> nn.Module:
+    """A model that has nothing but the module at this path, which is quicker to trace."""
+    root = nn.Module()
+    owner, *atoms, leaf = root, *path.split(".")
+    for atom in atoms:
+        owner._modules[atom] = nn.Module()
+        owner = owner.get_submodule(atom)
+    owner._modules[leaf] = module
+    return root
 
 
 def _unlike_a_graph(call: Call) -> str | None:

@@ -135,7 +135,8 @@ class _Operations(TorchDispatchMode):
         self._recording = recording
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._recording.read((args, kwargs))
+        if not func.overloadpacket.__name__.startswith("new_"):  # takes nothing but the type and the device
+            self._recording.read((args, kwargs))
         return func(*args, **(kwargs or {}))
 
 
