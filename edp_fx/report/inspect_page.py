@@ -26,6 +26,9 @@ def inspect_page(graph: ChannelGraph, name: str) -> str:
         name: what the model is called.
     """
     data = drawing(graph)
+    members = {group["id"]: group.pop("members") for group in data["groups"]}
+    for group in data["groups"]:
+        group["axes"] = len(members[group["id"]])
     pictures = {"layers": Picture(data), "all": Picture(data, everything=True)}
     scenes = {
         f"scene-{detail}-{arrangement}": picture.scene(rows=arrangement == "rows")
@@ -49,7 +52,7 @@ def inspect_page(graph: ChannelGraph, name: str) -> str:
         styles=("base.css", "inspect.css"),
         scripts=("viewport.js", "picture.js", "inspect.js"),
         data={"name": name, "hues": hues(data["groups"]), **data},
-        aside={key: json.dumps(asdict(scene)) for key, scene in scenes.items()},
+        aside={**{key: json.dumps(asdict(scene)) for key, scene in scenes.items()}, "members": json.dumps(members)},
     )
 
 

@@ -232,11 +232,14 @@ function card(group, roles, open) {
   return paint(box, group.id);
 }
 
+let membersOf = null; // by group, unpacked when first asked for
 function memberTable(group) {
-  const box = el("details", { class: "members" }, el("summary", {}, `${group.members.length} parameter ${group.members.length === 1 ? "axis" : "axes"}`));
-  box.addEventListener("toggle", () => {
+  const box = el("details", { class: "members" }, el("summary", {}, `${group.axes} parameter ${group.axes === 1 ? "axis" : "axes"}`));
+  box.addEventListener("toggle", async () => {
+    membersOf ??= unpack("members").then(JSON.parse);
+    const members = (await membersOf)[group.id];
     if (box.children.length > 1) return;
-    const rows = group.members.map((member) => el("tr", {}, el("td", { class: "mono" }, member.parameter), el("td", {}, String(member.axis)), el("td", {}, member.role), el("td", { class: "mono" }, `${member.indices} of ${member.length}`)));
+    const rows = members.map((member) => el("tr", {}, el("td", { class: "mono" }, member.parameter), el("td", {}, String(member.axis)), el("td", {}, member.role), el("td", { class: "mono" }, `${member.indices} of ${member.length}`)));
     box.append(el("div", { class: "wide" }, el("table", {}, el("thead", {}, el("tr", {}, ...["parameter", "axis", "role", "indices"].map((name) => el("th", {}, name)))), el("tbody", {}, ...rows))));
   });
   return box;
