@@ -45,11 +45,13 @@ bench-compression: $(VENV)/.benchmarks
 	$(BIN)/python -m benchmarks.compression
 	$(BIN)/python -m benchmarks.document
 
+# the site, into site/; a warning or a link that leads nowhere ends it
 docs: $(STAMP)
 	$(BIN)/python -m docs.architecture
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench-document: $(VENV)/.benchmarks
 	$(BIN)/python -m benchmarks.document
 
 clean:
-	rm -rf demo build dist *.egg-info
+	rm -rf demo build dist site *.egg-info

@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md and its plots from whatever benchmarks/results holds.
+"""Writes docs/benchmarks.md, its tables and its plots from whatever benchmarks/results holds.
 
 python -m benchmarks.document
 """
@@ -20,13 +20,15 @@ from benchmarks.compression.trial import ALIGN, Task
 from benchmarks.compression.trial import DESCRIPTIONS as NETWORKS
 from benchmarks.plots import accuracy_over_macs, seconds_over_nodes
 from benchmarks.rows import read, read_lines
-from benchmarks.structural_pruning import TOOLS, ratio, summary
+from benchmarks.structural_pruning import TOOLS, ratio
+from benchmarks.structural_pruning import summary as counts
 from benchmarks.widths import in_macs
 from edp_fx.compressor import Method
 from edp_fx.cost import POSITION, TRAFFIC
 
 RESULTS = Path("benchmarks/results")
-DOCUMENT = Path("docs/benchmarks.md")
+PAGE = Path("docs/benchmarks.md")
+DOCUMENT = Path("docs/benchmarks/tables.md")
 PLOTS = Path("docs/benchmarks")
 Row = dict[str, Any]
 
@@ -91,7 +93,7 @@ def compression(path: Path) -> str:
         if not any(row["target"] == target for row in mine):
             continue
         title = f"{network} ({NETWORKS[network]}) to {target:g} of its MACs, trained in {kind}"
-        lines, others = _lines([row for row in mine if row["target"] in (1.0, target)])
+        lines, others = lines_of([row for row in mine if row["target"] in (1.0, target)])
         parts.append(f"### {title}\n\n{markdown(lines)}\n")
         tried += [{"network": network, "to": target, "trained in": kind, **line} for line in others]
     core: dict[tuple[str, float], list[Row]] = {}
@@ -121,7 +123,7 @@ def arithmetic(row: Row) -> str:
     return f"{row['precision']}, {row['layout'].upper()}{where}"
 
 
-def _lines(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+def lines_of(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     """A line for each method and each of its settings; apart, those that edp_fx no longer has where it ran with those
     that it has today."""
     today = (Method().start, Method().end, TRAFFIC, POSITION, ALIGN[rows[0]["network"]])
@@ -238,16 +240,20 @@ the pruned network.
 """
 
 
-def structural(path: Path) -> str:
-    """Successes and times of each tool."""
-    rows = read_lines(path)
-    facts = summary(rows)
+def tools_compared(path: Path) -> str:
+    """Successes and times of each tool, in two sentences."""
+    facts = counts(read_lines(path))
     wins = ", ".join(f"`{tool}` {count}" for tool, count in facts["succeeds"].items())
     worst = ", ".join(f"{name} {value}x" for name, value in facts["worst_time_ratios"].items())
-    said = (
+    return (
         f"Of {facts['models']} models succeed: {wins}. On the {facts['compared']} where both do, edp_fx takes "
         f"{facts['median_time_ratio']}x the time in the median; at worst {worst}."
     )
+
+
+def structural(path: Path) -> str:
+    """The comparison, and a row a model."""
+    rows = read_lines(path)
     table = [
         {
             "model": row["model"],
@@ -259,14 +265,14 @@ def structural(path: Path) -> str:
         }
         for row in rows
     ]
-    return f"{STRUCTURAL}\n{said}\n\n{markdown(table)}\n"
+    return f"{STRUCTURAL}\n{tools_compared(path)}\n\n{markdown(table)}\n"
 
 
 def engines(path: Path) -> str:
     """How many engines build; the table has a page of its own."""
     rows = read(path)
     built = sum(row["built"] == "yes" for row in rows)
-    page = f"../{path.with_suffix('.md')}"
+    page = f"../../{path.with_suffix('.md')}"
     return f"## TensorRT-RTX engines\n\n{built} of {len(rows)} build: [{path.with_suffix('.md').name}]({page}).\n"
 
 
@@ -318,7 +324,8 @@ def markdown(rows: Iterable[Row]) -> str:
 
 def document(results: Path) -> str:
     """The whole page, from the files that are there."""
-    parts = ["# Benchmarks\n\nWritten by `python -m benchmarks.document` from `benchmarks/results`.\n"]
+    head = "Written by `python -m benchmarks.document` from `benchmarks/results`; [the summary](../benchmarks.md)."
+    parts = [f"# Benchmark tables\n\n{head}\n"]
     for name, section in SECTIONS.items():
         path = results / name
         if path.exists() and path.stat().st_size:
@@ -328,4 +335,7 @@ def document(results: Path) -> str:
 
 if __name__ == "__main__":
     PLOTS.mkdir(parents=True, exist_ok=True)
+    from benchmarks.summary import summary
+
     DOCUMENT.write_text(document(RESULTS))
+    PAGE.write_text(summary(RESULTS))

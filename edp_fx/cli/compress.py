@@ -61,7 +61,9 @@ def compress(
     recipe: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="YAML of a run, or its report.json; options go before it.", rich_help_panel=METHOD
+            metavar="FILE|NAME",
+            help="YAML of a run, its report.json, or a name of edp-fx recipes; options go before it.",
+            rich_help_panel=METHOD,
         ),
     ] = None,
     teacher: Annotated[
@@ -118,7 +120,7 @@ def compress(
 
     from edp_fx.errors import EdpError
     from edp_fx.files import check_writable, write_json
-    from edp_fx.job import RUN, Job, Runner, read_plan
+    from edp_fx.job import RUN, Job, Runner, find_recipe, read_plan
     from edp_fx.summary import print_report
     from edp_fx.train.progress import RichWatcher
 
@@ -144,6 +146,8 @@ def compress(
     }
     if resume and recipe is None and (out / RUN).exists():
         recipe = out / RUN
+    if recipe is not None:
+        recipe = find_recipe(recipe)
     job = Job(read_plan(recipe, given, sets or ()), out, overwrite=overwrite, resume=resume)
     console = Console()
     with RichWatcher(console) as watcher:

@@ -40,7 +40,7 @@ def coverage(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write coverage.jsonl (coverage-zoos.jsonl with --zoo) and coverage.md; what is recorded there is not "
+            help="Write coverage.jsonl (coverage-zoos.jsonl with --zoo) and coverage.md; what is recorded is not "
             "run again. Without a choice of models only coverage.md is written anew.",
         ),
     ] = None,
@@ -56,6 +56,7 @@ def coverage(
     from edp_fx.coverage.catalog import choose
     from edp_fx.coverage.runner import sweep
     from edp_fx.coverage.table import failures, markdown, stage_names, summary
+    from edp_fx.coverage.table import models as model_rows
 
     names = _stages(stages, zoo)
     path = out / (_ZOOS if zoo else _TIMM) if out else json_file
@@ -86,8 +87,9 @@ def coverage(
         )
     if out and path:
         _write(path, recorded)
-        text = markdown(*([*_recorded(out / name).values()] for name in (_TIMM, _ZOOS)))
-        write({out / "coverage.md": text.encode()})
+        found = [[*_recorded(out / name).values()] for name in (_TIMM, _ZOOS)]
+        pages = {"coverage.md": markdown(*found), "coverage-models.md": model_rows(*found)}
+        write({out / name: text.encode() for name, text in pages.items()})
         records = records or [*recorded.values()]
     print(tabulate(_rows(records), headers=["model", "params (M)", *stage_names(records)], floatfmt=".1f"))
     print()

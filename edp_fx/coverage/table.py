@@ -111,14 +111,13 @@ is compared at a batch size other than the one traced. A blank is a stage that w
 
 
 def markdown(records: list[Record], zoos: list[Record] | None = None) -> str:
-    """The whole report in Markdown.
+    """What a person reads: totals, what does not pass, and a row a family, in Markdown.
 
     Args:
         records: one a model, as the runner gives them.
-        zoos: the same of other libraries' models, which get a table of their own.
+        zoos: the same of other libraries' models, which get a section of their own.
     """
     records = sorted(records, key=lambda r: (r["family"], r["model"]))
-    names = stage_names(records)
     lines = [
         _INTRODUCTION,
         "| | |",
@@ -138,14 +137,42 @@ def markdown(records: list[Record], zoos: list[Record] | None = None) -> str:
     if opaque:
         lines += ["", "## Modules kept whole", "", "| model | module and reason |", "|---|---|"]
         lines += [f"| {model} | {one.replace('|', '/')} |" for model, one in opaque]
-    lines += _rows(records, names)
+    lines += ["", "## Families", "", "Every model has a row in [coverage-models.md](coverage-models.md).", ""]
+    lines += _families(records)
     if zoos:
         lines += ["", *_zoo_lines(zoos)]
     return "\n".join(lines) + "\n"
 
 
+def models(records: list[Record], zoos: list[Record] | None = None) -> str:
+    """A row for each model, in Markdown; arguments as of :func:`markdown`."""
+    made = "Made by `edp-fx coverage … --out DIR`; [coverage.md](coverage.md) says what the columns are."
+    lines = ["# Coverage, model by model", "", made]
+    for title, some in (("timm and torchvision", records), ("Other libraries", zoos or [])):
+        if some:
+            ordered = sorted(some, key=lambda r: (r["family"], r["model"]))
+            lines += ["", f"## {title}", "", *_rows(ordered, stage_names(ordered))]
+    return "\n".join(lines) + "\n"
+
+
+def _families(records: list[Record]) -> list[str]:
+    families: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        families[record["family"]].append(record)
+    lines = ["| family | models | pass every stage they were put to | channels prunable | exact among these |"]
+    lines.append("|---|---:|---:|---:|---:|")
+    for family, some in sorted(families.items()):
+        analyzed = [r["analyze"] for r in some if "prunable_share" in r.get("analyze", {})]
+        shares = [
+            f"{sum(one[key] for one in analyzed) / len(analyzed):.0%}" if analyzed else ""
+            for key in ("prunable_share", "exact_share")
+        ]
+        lines.append(f"| {family} | {len(some)} | {sum(map(passed, some))} | {' | '.join(shares)} |")
+    return lines
+
+
 def _rows(records: list[Record], names: list[str]) -> list[str]:
-    lines = ["", "## Models", "", f"| model | family | params (M) | px | visible | {' | '.join(names)} |"]
+    lines = [f"| model | family | params (M) | px | visible | {' | '.join(names)} |"]
     lines.append("|---|---|---:|---:|---:|" + "---|" * len(names))
     for record in records:
         trace = record.get("trace", {})
@@ -158,7 +185,7 @@ def _rows(records: list[Record], names: list[str]) -> list[str]:
 
 
 _OF_ZOOS = """\
-# Models of other libraries
+## Models of other libraries
 
 Made by `edp-fx coverage --zoo NAME --out DIR` (`pip install 'edp_fx[zoos]'`); all figures are in
 `coverage-zoos.jsonl`. A model passes when every stage up to ONNX passes, by the same measures as above. What is put
@@ -188,4 +215,4 @@ def _zoo_lines(records: list[Record]) -> list[str]:
     if missed:
         lines += ["", "| model that does not pass | stage | reason |", "|---|---|---|"]
         lines += [f"| {m} | {s} | {reason.replace('|', '/')} |" for m, s, reason in missed]
-    return lines + _rows(records, stage_names(records))
+    return lines

@@ -62,7 +62,7 @@ def test_the_command_writes_and_resumes(tmp_path: Path) -> None:
         assert line["insert"]["ok"], line
         assert line["insert"]["max_rel_diff"] <= 1e-5
         assert {"family", "params", "build"} <= set(line)
-    text = (tmp_path / "coverage.md").read_text()
+    text = (tmp_path / "coverage.md").read_text() + (tmp_path / "coverage-models.md").read_text()
     assert "| test_convnext | convnext |" in text
     assert "recorded" in said
     command(models[1], "--stages", "trace,train_step,insert", "--out", str(tmp_path))  # one row grows, the other stays

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import document
+from benchmarks import document, summary
 from benchmarks.compression.jobs import runner
 from benchmarks.compression.methods import METHODS
 from benchmarks.compression.methods.edp import EDP
@@ -129,7 +129,7 @@ def test_a_method_ends_under_its_target(method: str) -> None:
 def test_the_page_is_made_from_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(document, "DOCUMENT", tmp_path / "page.md")
     monkeypatch.setattr(document, "PLOTS", tmp_path / "plots")
-    assert document.document(tmp_path).startswith("# Benchmarks")
+    assert document.document(tmp_path).startswith("# Benchmark tables")
     for seed in (0, 1):
         row = {**ROW, "accuracy": 0.9 - 0.1 * seed}
         Results(tmp_path / "compression.jsonl").add(Task("resnet20", "thin", 0.15, seed), row)
@@ -163,6 +163,9 @@ def test_the_page_is_made_from_what_there_is(tmp_path: Path, monkeypatch: pytest
     assert "90.00 ± 0.00" in page
     assert "| resnet50 | 200     | 0.9" in page
     assert (tmp_path / "plots" / "compression.svg").exists()
+    said = summary.summary(tmp_path)
+    row = r"\| resnet20 +\| 0.15 +\| fp32, NHWC +\| +\| 90.00 ± 0.00 +\| 90.00 +\| 90.00 \(`tp-taylor`\)"
+    assert re.search(row, said)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

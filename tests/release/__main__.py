@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CONSUMER = Path(__file__).with_name("consumer.py")
 COMMANDS = (
+    "recipes",
     "inspect test_resnet --html page.html --svg picture.svg",
     "compress test_resnet --data digits --macs 0.7 --epochs 0 --target onnx --out small",
     "evaluate small --data digits",
@@ -48,6 +49,7 @@ def build(out: Path) -> Path:
     ours = {f"edp_fx/{path.relative_to(ROOT / 'edp_fx')}" for path in (ROOT / "edp_fx").rglob("*.py")}
     ours |= {f"edp_fx/passes/{path.name}" for path in (ROOT / "passes").glob("*.py")}
     ours |= {"edp_fx/py.typed", "edp_fx/coverage/timm_models.json"}
+    ours |= {f"edp_fx/recipes/{path.name}" for path in (ROOT / "edp_fx/recipes").iterdir()}
     ours |= {f"edp_fx/{path.relative_to(ROOT / 'edp_fx')}" for path in (ROOT / "edp_fx/report/assets").iterdir()}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}

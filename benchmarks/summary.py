@@ -1,0 +1,118 @@
+"""docs/benchmarks.md: what was measured and what came out, before the tables."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compression.plan import TARGETS
+from benchmarks.compression.trial import DESCRIPTIONS as NETWORKS
+from benchmarks.document import arithmetic, lines_of, markdown, tools_compared
+from benchmarks.rows import read, read_lines
+
+OURS = "edp-budget"
+PEERS = ("tp-", "svd", "slimming")
+Row = dict[str, Any]
+
+HEAD = """# Benchmarks
+
+What was measured, and what came out. Written by `python -m benchmarks.document`; [all tables](benchmarks/tables.md) say
+how each figure was made, and the raw rows are in `benchmarks/results`.
+"""
+
+ACCURACY = """## Accuracy at equal multiplications
+
+Small networks on Fashion-MNIST, ten epochs from random weights for every method: test accuracy in per cent, mean and
+standard deviation of the seeds. *thin* is the same network with fewer channels from the start, trained the same way: a
+compression that does not beat it is not worth its while. *best peer* is the best row of Torch-Pruning, SVD or network
+slimming at these MACs.
+
+{table}
+
+edp_fx is above the best peer in {above} of these {count} rows, and above *thin* in {over_thin} of the {thin} that have
+one. Differences of one or two tenths are within what seeds make.
+
+![Test accuracy over MACs, ResNet-20, all runs](benchmarks/compression.svg)
+"""
+STRUCTURE = """## Does it work on every model?
+
+Half of the channels of the smallest model of every timm family are removed, and the pruned network must run. {said}
+
+[Coverage](coverage.md) has every model and stage.
+"""
+ANALYSIS = """## How long does the analysis take?
+
+Of {count} models {least:.2f} to {most:.2f} s.
+
+![Seconds over nodes](benchmarks/analysis.svg)
+"""
+ENGINES = """## Do engines build?
+
+{built} of {count} with TensorRT-RTX, without a GPU. None ran: no speed on a GPU is claimed.
+"""
+
+
+def summary(results: Path) -> str:
+    """The page, from the files that are there."""
+    parts = [HEAD]
+    files = sorted(results.glob("compression*.jsonl"))
+    if rows := [row for path in files for row in read_lines(path)]:
+        parts.append(accuracy(rows))
+    if (path := results / "structural_pruning.jsonl").exists():
+        parts.append(STRUCTURE.format(said=tools_compared(path)))
+    if (path := results / "training.jsonl").exists():
+        parts.append(training(read_lines(path)))
+    if (path := results / "analysis.csv").exists():
+        seconds = [float(row["seconds"]) for row in read(path)]
+        parts.append(ANALYSIS.format(count=len(seconds), least=min(seconds), most=max(seconds)))
+    if (path := results / "engines.csv").exists():
+        built = [row["built"] == "yes" for row in read(path)]
+        parts.append(ENGINES.format(built=sum(built), count=len(built)))
+    return "\n".join(parts)
+
+
+def accuracy(rows: list[Row]) -> str:
+    """A row for each network, target and arithmetic that edp_fx has one in."""
+    table, above, over_thin, thin = [], 0, 0, 0
+    for network, target, kind in product(NETWORKS, TARGETS, sorted({arithmetic(row) for row in rows})):
+        mine = [row for row in rows if row["network"] == network and arithmetic(row) == kind]
+        mine = [row for row in mine if row["target"] in (1.0, target)]
+        lines, _ = lines_of(mine) if mine else ([], [])
+        found = {line["method"].strip("`"): line["test accuracy %"] for line in lines}
+        if OURS not in found:
+            continue
+        peers = [line for line in lines if line["method"].strip("`").startswith(PEERS)]
+        best = max(peers, key=lambda line: _mean(line["test accuracy %"]), default=None)
+        above += best is not None and _mean(found[OURS]) > _mean(best["test accuracy %"])
+        if "thin" in found:
+            thin += 1
+            over_thin += _mean(found[OURS]) > _mean(found["thin"])
+        table.append(
+            {
+                "network": network,
+                "MACs": f"{target:g}",
+                "trained in": kind,
+                "dense": found.get("dense", ""),
+                "thin": found.get("thin", ""),
+                "edp_fx": found[OURS],
+                "best peer": f"{best['test accuracy %']} ({best['method']})" if best else "",
+            }
+        )
+    return ACCURACY.format(table=markdown(table), above=above, count=len(table), over_thin=over_thin, thin=thin)
+
+
+def training(rows: list[Row]) -> str:
+    """What compression costs while training."""
+    steps = [row["step_ratio"] for row in rows if "step_ratio" in row]
+    runs = [row["run_ratio"] for row in rows if "run_ratio" in row]
+    said = "## What does it cost in training?\n\n"
+    if steps:
+        said += f"A step before anything is removed takes {min(steps):.2f} to {max(steps):.2f} times the plain one's. "
+    if runs:
+        said += f"A whole run that ends at the budget takes {min(runs):.2f} to {max(runs):.2f} times the plain one's."
+    return f"{said.rstrip()}\n"
+
+
+def _mean(text: str) -> float:
+    return float(text.split(" ")[0])
