@@ -49,6 +49,7 @@ bench-compression: $(VENV)/.benchmarks
 docs: $(STAMP)
 	$(BIN)/python -m docs.architecture
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m docs.links site
 
 bench-document: $(VENV)/.benchmarks
 	$(BIN)/python -m benchmarks.document
