@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def run(*argv: object) -> int | str:
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_a_recipe_is_a_run_that_is_checked_whole(recipe: Shipped) -> None:
     told = yaml.safe_load(recipe.path.read_text())
-    given = {name: values for name, values in GIVEN.items() if name not in told}
+    given: dict[str, dict[str, Any]] = {name: dict(values) for name, values in GIVEN.items() if name not in told}
     assert ("MODEL" in recipe.needs) == ("model" in given)
     assert ("--data" in recipe.needs) == ("data" in given)
     if "--weights" in recipe.needs:
