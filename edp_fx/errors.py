@@ -73,3 +73,9 @@ def one_line(error: BaseException) -> str:
 def typed_line(error: BaseException) -> str:
     """The type of another library's exception and the first line of what it says."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def whole_line(error: BaseException, limit: int = 400) -> str:
+    """All that an exception says, without line breaks; its type before it where it is not our own."""
+    text = " ".join(str(error).split())[:limit]
+    return text if isinstance(error, EdpError) else f"{type(error).__name__}: {text or 'no message'}"

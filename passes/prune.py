@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from edp_fx.channels import ChannelGraph
+from edp_fx.channels.resizing import resize_module
 from edp_fx.channels.rules.sizes import pruned_shape
 from edp_fx.errors import PassError
 from edp_fx.frontend.running import submodule
 from edp_fx.passes.base import Pass, PassReport, PassResult
-from edp_fx.passes.resize import resize_module
 from edp_fx.passes.sizes import repair_sizes
 
 Kept = dict[str, dict[int, np.ndarray]]

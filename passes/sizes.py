@@ -118,4 +118,5 @@ class Repairer(GraphRunner):
                 new.append(old if self.env[argument] != old else argument)
             else:
                 new.append(argument)
-        node.args = tuple(new)
+        if any(one is not other for one, other in zip(new, node.args, strict=True)):
+            node.args = tuple(new)

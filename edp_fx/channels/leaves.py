@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from edp_fx.channels.atoms import Where
+from edp_fx.channels.resizing import RESIZABLE
 from edp_fx.channels.sweep import Sweep
 from edp_fx.frontend.running import submodule
 from edp_fx.pairs import Pair
-
-# Layers, and their subclasses, whose sizes are attributes that pruning rewrites.
-RESIZABLE = (
-    _ConvNd,
-    nn.Linear,
-    nn.Bilinear,
-    _NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-    nn.Embedding,
-    nn.PReLU,
-    Pair,
-)
 
 
 def freeze_opaque_leaves(gm: fx.GraphModule, sweep: Sweep) -> None:

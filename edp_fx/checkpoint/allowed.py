@@ -26,8 +26,11 @@ _LAYER_PACKAGES = (
     "torchvision.models.",
     "edp_fx.",
 )
-# values and indices: of what topk, max and sort give
-_ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "real", "imag", "values", "indices"})
+_ATTRIBUTES = frozenset(
+    {"shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "real", "imag"}
+    # what topk, max, aminmax, svd … give has names of its own
+    | {name for one in vars(torch.return_types).values() for name in getattr(one, "__match_args__", ())}
+)
 _OPERATORS = frozenset(
     "add sub mul truediv floordiv mod pow neg pos abs eq ne lt le gt ge and_ or_ xor invert not_ matmul getitem index "
     "iadd isub imul itruediv ifloordiv ipow iand ior ixor lshift rshift".split()
@@ -42,6 +45,7 @@ _METHODS = frozenset(
 _TORCH_EXTRA = frozenset(
     {"_assert", "split", "einsum", "meshgrid", "broadcast_tensors", "sym_int", "sym_max", "sym_min", "norm"}
 )
+_FAMILIES = {"linalg": torch.linalg, "fft": torch.fft, "special": torch.special}
 _TORCH_REFUSED = frozenset({"from_file", "set_", "save", "load"})
 
 
@@ -57,7 +61,7 @@ def check_identifier(name: Any, what: str) -> str:
 def function_name(target: Any) -> str:
     """The name a recipe gives a function by. Raises CheckpointError for one that a recipe may not name."""
     for home, module in _homes().items():
-        name = getattr(target, "__name__", "")
+        name = getattr(target, "__name__", "").removeprefix(f"{home}_" if home in _FAMILIES else "")
         if name and getattr(module, name, None) is target:
             candidate = f"{home}:{name}"
             if _is_allowed(home, name):
@@ -94,7 +98,8 @@ def function(name: Any) -> Any:
 
 
 def _homes() -> dict[str, Any]:
-    return {"F": F, "torch": torch, "operator": operator, "math": math, "builtins": types.SimpleNamespace(**_BUILTINS)}
+    builtins = types.SimpleNamespace(**_BUILTINS)
+    return {"F": F, "torch": torch, "operator": operator, "math": math, "builtins": builtins, **_FAMILIES}
 
 
 def _is_allowed(home: str, name: str) -> bool:
@@ -106,6 +111,8 @@ def _is_allowed(home: str, name: str) -> bool:
         return not name.startswith("_") and callable(getattr(math, name, None))
     if name in _TORCH_REFUSED:
         return False
+    if home in _FAMILIES:
+        return not name.startswith("_") and hasattr(torch.ops.aten, f"{home}_{name}")
     if home == "torch":
         return name in _TORCH_EXTRA or (
             not name.startswith("_") and hasattr(torch.ops.aten, name) and hasattr(torch, name)

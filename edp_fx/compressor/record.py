@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from edp_fx.compressor.factors import factors
+from edp_fx.compressor.kinds import KINDS
 from edp_fx.pairs import Pair
 
 if TYPE_CHECKING:
@@ -38,15 +39,16 @@ def layer_shapes(model: nn.Module) -> Shapes:
 
 def changes(before: Shapes, after: Shapes) -> list[dict[str, Any]]:
     """One record per layer: outputs, inputs and rank as [before, after]; form is ``pair``, ``merged``,
-    ``plain``, ``separate`` (a depthwise and a pointwise layer) or ``gone`` (with its branch)."""
+    ``plain``, ``gone`` or one of a kind's (:attr:`Kind.forms`), as ``separate``: a depthwise and a pointwise layer."""
     records = []
+    parts = {form: part for kind in KINDS.values() for form, part in kind.forms.items()}
     for name, old in before.items():
-        separate = after.get(f"{name}.pointwise")
-        new = after.get(name, separate)
+        forms = {form: after[f"{name}.{part}"] for form, part in parts.items() if f"{name}.{part}" in after}
+        new = after.get(name, next(iter(forms.values()), None))
         if new is None:
             form, new = "gone", {"outputs": 0, "inputs": 0, "rank": None if old["rank"] is None else 0}
-        elif separate:
-            form = "separate"
+        elif forms:
+            form = next(iter(forms))
         else:
             form = "plain" if old["rank"] is None else "merged" if new["rank"] is None else "pair"
         records.append(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edp_fx.errors import LoweringError
+from edp_fx.errors import LoweringError, whole_line
 from edp_fx.inputs import normalize
 from edp_fx.lowering.engine import load_engine
 from edp_fx.lowering.latency import Latency, interleaved
@@ -19,7 +19,6 @@ from edp_fx.lowering.onnx_export import export_onnx
 from edp_fx.lowering.precision import cast_inputs, prepare
 from edp_fx.lowering.profile import Profile, Range
 from edp_fx.lowering.targets import Engine
-from edp_fx.lowering.words import one_line
 
 BACKENDS = ("torch", "compile", "onnxruntime")
 
@@ -85,7 +84,7 @@ def bench_models(
             try:
                 made[name] = makers[backend](model, inputs[name])
             except Exception as error:
-                refused[name] = one_line(error)
+                refused[name] = whole_line(error)
         for batch in batches:
             rows += _row(backend, batch, list(models), made, inputs, dict(refused), seconds)
     return rows
@@ -130,7 +129,7 @@ def _row(
             call()
             calls[name] = call
         except Exception as error:
-            refused[name] = one_line(error)
+            refused[name] = whole_line(error)
     measured = interleaved(calls, seconds=seconds) if calls else {}
     first = measured.get(names[0])
     rows = []

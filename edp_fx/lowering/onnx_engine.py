@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edp_fx.errors import LoweringError
+from edp_fx.errors import LoweringError, whole_line
 from edp_fx.extras import need
 from edp_fx.lowering.calls import check_count, unwrapped
 from edp_fx.lowering.profile import Range
-from edp_fx.lowering.words import one_line
 
 _ONNX_TYPES = {
     "tensor(float)": torch.float32,
@@ -40,7 +39,7 @@ class OnnxEngine:
         try:
             self.session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise LoweringError(f"onnxruntime refused the ONNX file: {one_line(error)}") from error
+            raise LoweringError(f"onnxruntime refused the ONNX file: {whole_line(error)}") from error
         self._inputs = [(value.name, value.type) for value in self.session.get_inputs()]
         self.device = torch.device("cpu")
 
@@ -71,7 +70,7 @@ class OnnxEngine:
         try:
             outputs = self.session.run(None, feed)
         except Exception as error:
-            raise LoweringError(f"onnxruntime could not run: {one_line(error)}") from error
+            raise LoweringError(f"onnxruntime could not run: {whole_line(error)}") from error
         return unwrapped([torch.from_numpy(value) for value in outputs])
 
 
@@ -88,4 +87,4 @@ def session(data: bytes) -> Any:
     try:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise LoweringError(f"onnxruntime refused the ONNX file: {one_line(error)}") from error
+        raise LoweringError(f"onnxruntime refused the ONNX file: {whole_line(error)}") from error

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edp_fx.errors import LoweringError
+from edp_fx.errors import LoweringError, whole_line
 from edp_fx.lowering.onnx_export import Exported
 from edp_fx.lowering.program import quiet
-from edp_fx.lowering.words import one_line
 
 # What a strongly typed TensorRT takes: signed, zero point 0, and the bias left in float32 (it refuses int32
 # there).
@@ -52,7 +51,7 @@ def quantize(exported: Exported, calibration_loader: Iterable[Any], *, batches: 
         except LoweringError:
             raise
         except Exception as error:
-            raise LoweringError(f"onnxruntime's quantiser failed: {one_line(error)}") from error
+            raise LoweringError(f"onnxruntime's quantiser failed: {whole_line(error)}") from error
         return result.read_bytes()
 
 

@@ -9,14 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edp_fx.errors import LoweringError
+from edp_fx.errors import LoweringError, whole_line
 from edp_fx.inputs import normalize
 from edp_fx.lowering.onnx_export import Exported, export_onnx
 from edp_fx.lowering.precision import cast_inputs, dtype_of, prepare
 from edp_fx.lowering.profile import Profile, Range
 from edp_fx.lowering.targets import BuildOptions, get_target
 from edp_fx.lowering.verify import verify
-from edp_fx.lowering.words import one_line
 
 Stage = dict[str, Any]
 
@@ -41,7 +40,7 @@ def onnx_stage(
         if shared is not None:
             shared[_EXPORT] = (gm, exported)
     except Exception as error:
-        stage["reason"] = one_line(error)
+        stage["reason"] = whole_line(error)
     stage["seconds"] = round(time.perf_counter() - start, 3)
     return stage
 
@@ -66,7 +65,7 @@ def engine_stage(
             stage[precision] = {"bytes": len(build.data), "weights_memory": build.plan.weights_memory}
         except Exception as error:
             stage["ok"] = False
-            stage["reason"] = stage["reason"] or f"{precision}: {one_line(error)}"
+            stage["reason"] = stage["reason"] or f"{precision}: {whole_line(error)}"
     stage["seconds"] = round(time.perf_counter() - start, 3)
     return stage
 
@@ -81,6 +80,6 @@ def _export(gm: nn.Module, example_inputs: Any, precision: str) -> tuple[Exporte
     except LoweringError as error:
         fixed = Profile(Range.of(inputs[0].shape[0]))
         try:
-            return export_onnx(prepared, inputs, fixed), f"static batch: {one_line(error)}"
+            return export_onnx(prepared, inputs, fixed), f"static batch: {whole_line(error)}"
         except LoweringError:
             raise error from None

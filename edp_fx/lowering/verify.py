@@ -19,12 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from edp_fx.errors import LoweringError
+from edp_fx.errors import LoweringError, whole_line
 from edp_fx.leaves import tensors_of
 from edp_fx.lowering.onnx_engine import session
 from edp_fx.lowering.onnx_export import Exported
 from edp_fx.lowering.program import quiet
-from edp_fx.lowering.words import one_line
 
 TOLERANCE = {
     "graph": {"fp32": 1e-3, "int8": 1e-3, "fp16": 1e-2, "bf16": 3e-2},
@@ -136,7 +135,7 @@ def run(runner: Any, names: list[str], inputs: tuple[Tensor, ...], wanted: list[
     try:
         return runner.run(wanted, feed)
     except Exception as error:
-        raise LoweringError(f"onnxruntime could not run the ONNX file: {one_line(error)}") from error
+        raise LoweringError(f"onnxruntime could not run the ONNX file: {whole_line(error)}") from error
 
 
 def upcast(data: bytes) -> bytes:
@@ -232,7 +231,7 @@ def _torch(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[np.ndarray]:
             leaves = tensors_of(model(*inputs))
     except Exception as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-        raise LoweringError(f"the model does not run on inputs of shape {shapes}: {one_line(error)}") from error
+        raise LoweringError(f"the model does not run on inputs of shape {shapes}: {whole_line(error)}") from error
     return [leaf.float().numpy() for leaf in leaves]
 
 
@@ -241,7 +240,7 @@ def _in_half(prepared: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[list[np.n
     try:
         return _torch(prepared, inputs), None
     except LoweringError as error:
-        return None, one_line(error.__cause__ or error, 150)
+        return None, whole_line(error.__cause__ or error, 150)
 
 
 def _check(

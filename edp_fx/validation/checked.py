@@ -15,7 +15,7 @@ from edp_fx.inputs import require_graph
 from edp_fx.passes.base import PassReport
 from edp_fx.passes.insert import InsertPairs
 from edp_fx.validation.proof import prove
-from edp_fx.validation.samples import placeholders, small_inputs
+from edp_fx.validation.samples import placeholders
 from edp_fx.validation.validator import Validator
 
 
@@ -54,11 +54,7 @@ def insert(gm: fx.GraphModule, *, check: bool = True, **options: Any) -> fx.Grap
 
 
 def _checked(gm: fx.GraphModule, one: InsertPairs, check: bool) -> PassReport:
-    like = placeholders(gm)
-    validator = Validator(gm, like, whatever=True, check=check)
-    if validator.unchecked is None:
-        validator.inputs = small_inputs(gm, like) or validator.inputs
-    return validator.run(one)
+    return Validator(gm, placeholders(gm), whatever=True, small=True, check=check).run(one)
 
 
 def analyze(model: nn.Module, example_inputs: Any, heads: str = "dims", check: bool = True) -> ChannelGraph:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edp_fx.channels import ChannelGraph
-from edp_fx.frontend.running import attribute
+from edp_fx.frontend.running import GraphRunner, attribute, called_module
 from edp_fx.inputs import eval_mode
 from edp_fx.leaves import tensors_of
 from edp_fx.passes.prune import prune
+from edp_fx.validation.layers import LayerMask, masked_layers
 from edp_fx.validation.undo import swapped
 
 aten = torch.ops.aten
@@ -59,14 +60,6 @@ def _removed(
                 tensor = attribute(gm, member.parameter)
                 gone = np.flatnonzero((member.owner >= 0) & ~kept[member.owner])
                 yield tensor, member.axis, torch.from_numpy(gone).to(tensor.device)
-
-
-def _zeroed(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray]) -> dict[int, Tensor]:
-    """By id, what is to be in the places of the members of groups that lose elements."""
-    found: dict[int, Tensor] = {}
-    for tensor, axis, gone in _removed(gm, graph, keep, ("producer", "consumer", "affine", "other")):
-        found.setdefault(id(tensor), tensor.detach().clone()).index_fill_(axis, gone, 0)
-    return found
 
 
 class Masked(TorchDispatchMode):
@@ -129,22 +122,55 @@ def scatter(like: Tensor, values: Tensor, axis: int, index: Tensor) -> Tensor:
     return out
 
 
-class _Runner(fx.Interpreter):
-    def __init__(self, gm: fx.GraphModule, mode: Masked) -> None:
-        super().__init__(gm)
-        self.mode = mode
-        self.extra_traceback = False
+class _Runner(GraphRunner):
+    """Runs a graph, some operations in ``mode`` and layers with masks on what goes in and comes out."""
 
-    def run_node(self, n: fx.Node) -> Any:
-        self.mode.node = n.name
-        return super().run_node(n)
+    def __init__(self, gm: fx.GraphModule, mode: Masked, layers: Mapping[nn.Module, LayerMask]) -> None:
+        super().__init__(gm)
+        self.mode, self.layers = mode, layers
+        self.mixing = {node for node, _ in mode.plan}
+        self.users = {node: len(node.users) for node in gm.graph.nodes}
+
+    def run_node(self, node: fx.Node) -> Any:
+        if node.name in self.mixing:
+            self.mode.node = node.name
+            with self.mode:
+                result = super().run_node(node)
+        else:
+            layer = called_module(self.gm, node)
+            mask = self.layers.get(layer) if layer is not None else None
+            if mask is None:
+                result = super().run_node(node)
+            else:
+                assert layer is not None
+                result = mask.run(layer, self.env[node.all_input_nodes[0]])
+        for one in node.all_input_nodes:
+            self.users[one] -= 1
+            if not self.users[one]:
+                del self.env[one]
+        return result
 
 
 def masked_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], inputs: Inputs) -> list[Tensor]:
     """The zeroed, unpruned network with mixing operations on kept channels. The one given stays as it is."""
     mode = Masked(graph, keep)
-    with eval_mode(gm), swapped(gm, _zeroed(gm, graph, keep)), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:
-        return tensors_of(_Runner(gm, mode).run(*inputs))
+    with eval_mode(gm), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        gone: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
+        for tensor, axis, indices in _removed(gm, graph, keep, ("producer", "consumer", "affine", "other")):
+            axes = gone.setdefault(id(tensor), (tensor, {}))[1]
+            axes[axis] = torch.cat([axes[axis], indices]) if axis in axes else indices
+        layers = masked_layers(gm, {key: axes for key, (_, axes) in gone.items()})
+        whole = {id(layer.weight) for layer in layers}
+        zeroed = {key: _filled(tensor, axes) for key, (tensor, axes) in gone.items() if key not in whole}
+        with swapped(gm, zeroed):
+            return tensors_of(_Runner(gm, mode, layers).run(*inputs))
+
+
+def _filled(tensor: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
+    result = tensor.detach().clone()
+    for axis, indices in axes.items():
+        result.index_fill_(axis, indices, 0)
+    return result
 
 
 def pruned_run(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], inputs: Inputs) -> list[Tensor]:

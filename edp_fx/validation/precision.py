@@ -19,6 +19,11 @@ def in_double(value: Any) -> Any:
     return tuple(one.double() if one.is_floating_point() else one for one in value)
 
 
+def in_single(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Every floating point tensor in float32."""
+    return tuple(one.float() if one.is_floating_point() else one for one in inputs)
+
+
 class _Spy(TorchDispatchMode):
     seen = False
 

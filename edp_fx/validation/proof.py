@@ -5,20 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from edp_fx.channels import ChannelGraph
 from edp_fx.channels.analysis import Analysis
 from edp_fx.errors import PassError, typed_line
-from edp_fx.inputs import device_of, randomize_
+from edp_fx.inputs import device_of, random_values, randomize_
 from edp_fx.passes.prune import prune
 from edp_fx.validation.compare import last_bit
 from edp_fx.validation.masking import difference, masked_run, plain_run, random_keep
-from edp_fx.validation.precision import computes_in_single, in_double
-from edp_fx.validation.samples import calibrate, random_inputs, small_inputs
+from edp_fx.validation.precision import computes_in_single, in_double, in_single
+from edp_fx.validation.samples import calibrating_outputs, smaller_inputs, tell
 from edp_fx.validation.search import to_blame
 from edp_fx.validation.undo import Undo
 
@@ -78,24 +79,30 @@ class _Sample:
     def __init__(self, graph: ChannelGraph, double: bool | None) -> None:
         self.graph = graph
         self.parameters = sum(one.numel() for one in graph.gm.parameters())
-        inputs = small_inputs(graph.gm, graph.example_inputs)
-        if inputs is None:
-            inputs = random_inputs(graph.example_inputs, torch.device("cpu"))
-            raise _Unproved(f"the network does not run on random inputs of shape {_shapes(inputs)}")
-        if double is None:
-            share = max(one.numel() for one in inputs) / max(one.numel() for one in graph.example_inputs)
-            macs = share * sum(site.macs({}) for site in graph.analysis.sites)
-            double = macs <= CHEAP[0] and self.parameters <= CHEAP[1]
-        self.double = double
-        dtype = torch.float64 if double else torch.float32
-        self.network: fx.GraphModule = copy.deepcopy(graph.gm).to(dtype)
-        self.inputs = in_double(inputs) if double else tuple(x.float() if x.is_floating_point() else x for x in inputs)
-        self.least = DOUBLE if double else SINGLE
-        randomize_(self.network)
-        try:
-            calibrate(self.network, self.inputs)
-        except Exception as error:
-            raise _Unproved(f"the network does not run: {typed_line(error)}") from error
+        like = graph.example_inputs
+        macs = sum(site.macs({}) for site in graph.analysis.sites) / max(one.numel() for one in like)
+        copies: dict[bool, fx.GraphModule] = {}
+        runs: tuple[bool, tuple[Tensor, ...]] | None = None
+        failed = ""
+        for inputs in smaller_inputs(like, device_of(graph.gm) or torch.device("cpu")):
+            cheap = macs * max(one.numel() for one in inputs) <= CHEAP[0] and self.parameters <= CHEAP[1]
+            chosen = cheap if double is None else double
+            if chosen not in copies:
+                copies[chosen] = _random_copy(graph.gm, torch.float64 if chosen else torch.float32)
+            inputs = in_double(inputs) if chosen else in_single(inputs)
+            try:
+                runs = chosen, inputs
+                if tell(calibrating_outputs(copies[chosen], inputs)):
+                    break
+            except Exception as error:
+                failed = f" of shape {_shapes(inputs)}: {typed_line(error)}"
+                runs = None
+        if runs is None:
+            raise _Unproved(f"the network does not run on random inputs{failed}")
+        self.double, self.inputs = runs
+        self.network = copies[self.double]
+        self.network.eval()
+        self.least = DOUBLE if self.double else SINGLE
         self.undo = Undo(self.network)
         self._why: dict[int, str] = {}
 
@@ -143,6 +150,19 @@ class _Sample:
         if number in self._why:
             return f"it cannot be removed: {self._why[number]}"
         return f"pruned, the network differs from itself masked by {by:.1e} standard deviations"
+
+
+def _random_copy(gm: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
+    """A copy with nothing left at its initial constant; it shares the weights that stay: nothing writes to them."""
+    tensors = [*gm.parameters(), *gm.buffers()]
+    if any(one.is_floating_point() and one.dtype != dtype for one in tensors):
+        network: fx.GraphModule = copy.deepcopy(gm).to(dtype)
+        randomize_(network)
+        return network
+    memo: dict[int, Any] = {id(one): one for one in gm.parameters()}
+    for tensor, value in random_values(gm):
+        memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
+    return copy.deepcopy(gm, memo)
 
 
 def _shapes(inputs: Sequence[Tensor]) -> str:

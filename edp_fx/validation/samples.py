@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edp_fx.inputs import COMPUTE_LAYERS, device_of, eval_mode
+from edp_fx.inputs import COMPUTE_LAYERS, eval_mode
 from edp_fx.leaves import tensors_of
 
 BATCH = 2
@@ -44,18 +44,21 @@ def first_samples(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(one[:BATCH] if one.ndim and len(batches) == 1 else one for one in inputs)
 
 
-def small_inputs(gm: fx.GraphModule, like: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
-    """Random inputs of the smallest images that the network runs on; None where it runs on none."""
-    device = device_of(gm) or torch.device("cpu")
+def smaller_inputs(like: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
+    """Random inputs of small images, then of the size of ``like``: to be tried one after the other, since not every
+    network runs on images of another size."""
     sides = [side for side in _SIDES if any(one.ndim == 4 and min(one.shape[2:]) > 1.5 * side for one in like)]
     for side in (*sides, None):
-        inputs = random_inputs(like, device, side)
-        try:
-            outputs(gm, inputs)
-        except Exception:
-            continue
-        return inputs
-    return None
+        yield random_inputs(like, device, side)
+
+
+def tell(given: Sequence[Tensor]) -> bool:
+    """Whether something can be seen by these outputs: a number, or some that are finite and not all alike."""
+    for one in given:
+        finite = one[one.isfinite()] if one.is_floating_point() else one.flatten()
+        if finite.numel() and (one.numel() == 1 or bool((finite != finite[0]).any())):
+            return True
+    return False
 
 
 def placeholders(gm: fx.GraphModule) -> list[Tensor]:
@@ -119,18 +122,25 @@ def hidden(model: nn.Module) -> dict[int, Tensor]:
 
 def calibrate(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
     """Set batch-norm statistics to those of one batch: with random ones little of the input reaches a deep output."""
-    norms = [module for module in gm.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
-    gm.eval()
-    for norm in norms:
-        norm.train()
-        norm.momentum = 1.0
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    if any(_batch_norms(gm)):
+        calibrating_outputs(gm, inputs)
+    return gm.eval()
+
+
+def calibrating_outputs(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Calibrate, and give the outputs of that run."""
+    norms = list(_batch_norms(gm))
+    with eval_mode(gm), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for norm in norms:
+            norm.training = True
+            norm.momentum = 1.0
         torch.manual_seed(0)
-        if norms:
-            gm(*inputs)
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
+        given = tensors_of(gm(*inputs))
+    for norm in norms:
         if norm.running_var is not None:
             norm.running_var.clamp_(min=1e-3)
-    return gm.eval()
+    return given
+
+
+def _batch_norms(gm: fx.GraphModule) -> Iterator[_BatchNorm]:
+    return (one for one in gm.modules() if isinstance(one, _BatchNorm) and one.track_running_stats)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -19,12 +19,36 @@ class Undo:
         self._gm = gm
         self._graph = copy.deepcopy(gm.graph)
         self._restores = [snapshot(module) for module in gm.modules()]
+        self._seen = gm.graph
+        self._nodes = _nodes(gm.graph)
 
     def restore(self) -> None:
         """The network as it was; again and again."""
+        graph = self._gm.graph
+        unchanged = graph is self._seen and _same(_nodes(graph), self._nodes)
         for one in self._restores:
             one()
-        self._gm.graph = copy.deepcopy(self._graph)
+        if unchanged:
+            self._gm._graph = graph  # compiled as it is
+        else:
+            self._gm.graph = copy.deepcopy(self._graph)
+            self._seen, self._nodes = self._gm.graph, _nodes(self._gm.graph)
+
+
+def _nodes(graph: fx.Graph) -> list[tuple[Any, ...]]:
+    """All that says what a graph does; a node's arguments are replaced, never changed."""
+    return [(one, one.op, one.target, one.args, one.kwargs, dict(one.meta)) for one in graph.nodes]
+
+
+def _same(now: Sequence[tuple[Any, ...]], before: Sequence[tuple[Any, ...]]) -> bool:
+    return len(now) == len(before) and all(
+        one[:3] == other[:3]
+        and one[3] is other[3]
+        and one[4] is other[4]
+        and one[5].keys() == other[5].keys()
+        and all(value is other[5][key] for key, value in one[5].items())
+        for one, other in zip(now, before, strict=True)
+    )
 
 
 @contextmanager

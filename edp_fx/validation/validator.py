@@ -15,7 +15,7 @@ from edp_fx.inputs import device_of
 from edp_fx.passes.base import Pass, PassReport, PassResult
 from edp_fx.validation.compare import last_bit, relative
 from edp_fx.validation.precision import computes_in_single, in_double
-from edp_fx.validation.samples import hidden, outputs, random_inputs
+from edp_fx.validation.samples import hidden, outputs, random_inputs, smaller_inputs, tell
 from edp_fx.validation.search import to_blame
 from edp_fx.validation.undo import Undo, swapped
 
@@ -51,6 +51,11 @@ class Before:
         if known is not None:
             self._gave[frozenset()] = known
         self._outputs()
+
+    @property
+    def gave(self) -> list[Tensor]:
+        """Its outputs before the change."""
+        return self._outputs()
 
     def _outputs(self) -> list[Tensor]:
         key = frozenset(self._hidden)
@@ -127,11 +132,18 @@ class Validator:
         gm: the network; changed in place by the passes, and by nothing else.
         inputs: what it is run on; random ones of these shapes where they have no data.
         whatever: see :class:`Before`.
+        small: random inputs of smaller images where the network runs on them; those given where not.
         check: without it the passes just run.
     """
 
     def __init__(
-        self, gm: fx.GraphModule, inputs: Sequence[Tensor], *, whatever: bool = False, check: bool = True
+        self,
+        gm: fx.GraphModule,
+        inputs: Sequence[Tensor],
+        *,
+        whatever: bool = False,
+        small: bool = False,
+        check: bool = True,
     ) -> None:
         self.gm, self._whatever = gm, whatever
         self._now: list[Tensor] | None = None
@@ -139,9 +151,12 @@ class Validator:
         self.unchecked = None if check else "not asked for"
         if check and (home is None or home.type == "meta"):
             self.unchecked = "the network has no data"
-        if self.unchecked is None and any(one.is_meta for one in inputs):
-            inputs = random_inputs(inputs, home or torch.device("cpu"))
-        self.inputs = tuple(inputs)
+        home = home or torch.device("cpu")
+        if small:
+            self._inputs = list(smaller_inputs(inputs, home)) if self.unchecked is None else []
+        else:
+            meta = self.unchecked is None and any(one.is_meta for one in inputs)
+            self._inputs = [random_inputs(inputs, home) if meta else tuple(inputs)]
 
     def run(self, one: Pass) -> PassReport:
         """The pass's report, with ``facts["max_rel_diff"]``, or with ``facts["unchecked"]``, why there is none.
@@ -156,7 +171,7 @@ class Validator:
             self._now = None
             return self._noted(one(self.gm).report, unchecked=self.unchecked)
         try:
-            before = Before(self.gm, self.inputs, self._whatever, None if self._whatever else self._now)
+            before = self._before()
         except Exception as error:
             return self._noted(one(self.gm).report, unchecked=f"the network does not run: {typed_line(error)}")
         result = self._try(one, before.undo)
@@ -172,6 +187,20 @@ class Validator:
         self._now = before.now
         return self._noted(result.report, max_rel_diff=found)
 
+    def _before(self) -> Before:
+        """The network as it is, on the first of the inputs that it runs on and that tell something."""
+        known = None if self._whatever else self._now
+        while True:
+            last = len(self._inputs) == 1
+            try:
+                before = Before(self.gm, self._inputs[0], self._whatever, known)
+                if last or tell(before.gave):
+                    return before
+            except Exception:
+                if last:
+                    raise
+            del self._inputs[0]
+
     def _without_the_guilty(self, one: Pass, result: PassResult, before: Before) -> tuple[PassResult, float]:
         pieces = list(dict.fromkeys(one.pieces(result.report)))
 
@@ -179,7 +208,7 @@ class Validator:
             left = dict.fromkeys((piece for piece in pieces if piece not in part), "left out to find what is to blame")
             replace(one, leave={**one.leave, **left})(network)
 
-        guilty = blame(self.gm, self.inputs, pieces, change, self._whatever)
+        guilty = blame(self.gm, before.inputs, pieces, change, self._whatever)
         reasons = {
             piece: f"it changed the outputs by {by:.1e} relative, and was undone" for piece, by in guilty.items()
         }

@@ -6,6 +6,8 @@ import copy
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import edp_fx
 from edp_fx import analyze, insert, trace
 from edp_fx.errors import TraceError
 from edp_fx.frontend.layers import CustomFunction
@@ -261,18 +264,34 @@ def test_functional_dropout_and_flags_still_follow_the_mode() -> None:
     torch.testing.assert_close(graph(torch.ones(2, 6)), graph(torch.ones(2, 6)), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["topk", "max", "sort"])
-def test_named_results_have_their_values(name: str) -> None:
+NAMED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "topk": lambda y: y.topk(2, dim=1).values + y.topk(2, dim=1).indices,
+    "sort": lambda y: y.sort(dim=1).values,
+    "max": lambda y: y.max(dim=1).values + y.max(dim=1).indices,
+    "min": lambda y: torch.min(y, dim=1).values,
+    "median": lambda y: y.median(dim=1).values,
+    "kthvalue": lambda y: y.kthvalue(2, dim=1).values,
+    "mode": lambda y: y.mode(dim=1).indices.float(),
+    "cummax": lambda y: y.cummax(dim=1).values,
+    "aminmax": lambda y: y.aminmax(dim=1).max - torch.aminmax(y, dim=1).min,
+    "frexp": lambda y: torch.frexp(y).mantissa,
+    "svd": lambda y: torch.linalg.svd(y.mean((2, 3))).S,
+    "fft": lambda y: torch.fft.rfft2(y).abs(),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_results_have_their_values(name: str, tmp_path: Path) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(3, 8, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = self.conv(x)
-            found = y.topk(2, dim=1) if name == "topk" else getattr(y, name)(dim=1)
-            return found.values.sum() + found.indices.float().mean()
+            return NAMED[name](self.conv(x)).sum()
 
     model, x = Net().eval(), torch.randn(2, 3, 8, 8)
     gm = trace(model, x).eval()
     assert torch.allclose(gm(x[:1]), model(x[:1]))
+    edp_fx.save(gm, tmp_path / "saved")
+    assert torch.allclose(edp_fx.load(tmp_path / "saved")(x[:1]), model(x[:1]))

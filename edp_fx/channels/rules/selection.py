@@ -27,6 +27,14 @@ def part_sizes(sizes: NodeSizes) -> None:
         sizes.call(torch.split, sizes.tensor, [shape[axis] for shape in sizes.after], axis)
 
 
+def side_parts(sizes: NodeSizes) -> None:
+    """hsplit, vsplit, dsplit: their axis is in the name, and unequal parts become a split with sizes."""
+    name = getattr(sizes.node.target, "__name__", str(sizes.node.target))
+    axis = min("vhd".index(name[0]), len(sizes.before) - 1)
+    if axis in sizes.masks:
+        sizes.call(torch.split, sizes.tensor, [shape[axis] for shape in sizes.after], axis)
+
+
 def narrowed(sizes: NodeSizes) -> None:
     """``x.narrow(1, 8, 16)``: start and length count what stays."""
     axis, start, length = (sizes.now(sizes.get(k, name)) for k, name in enumerate(("dim", "start", "length"), 1))
@@ -98,6 +106,7 @@ def _moved(before: Any, now: Any, mask: np.ndarray, original: Any) -> Any:
     aten.unsafe_chunk,
     sizes=part_sizes,
 )
+@rule(aten.hsplit, aten.vsplit, aten.dsplit, sizes=side_parts)
 def along_axis(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """select, slice, unbind, split: the same on the labels, where the axis is labelled.
 

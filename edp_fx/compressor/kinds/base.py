@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
@@ -133,6 +134,7 @@ class Kind(ABC):
             came: at present widths the thinner of two factors of a product is the cheaper to thin, and greedy choice
             runs into wide streams between starved layers.
         pays_by_width: whether an element pays or not by the widths there are: then all is priced at those.
+        forms: what a layer has become after such a removal -> the part of it that makes its outputs.
         rewrite: takes groups (with what is kept of each) out of a graph; kinds with the very same one go together.
     """
 
@@ -145,6 +147,7 @@ class Kind(ABC):
     heads: ClassVar[str] = "dims"
     thins: ClassVar[bool] = False
     pays_by_width: ClassVar[bool] = False
+    forms: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @abstractmethod
     def find(self, gm: fx.GraphModule, graph: ChannelGraph, first_id: int) -> Sequence[Removable]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 from torch import fx
@@ -22,6 +22,7 @@ class Kernel(Whole):
 
     name = "kernel"
     metrics = ("macs",)
+    forms: ClassVar[Mapping[str, str]] = {"separate": "pointwise"}
 
     def find(self, gm: fx.GraphModule, graph: ChannelGraph, first_id: int) -> Sequence[Removable]:
         """Plain layers and pairs of more than one tap and input channel, not grouped."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from edp_fx.errors import LoweringError
+from edp_fx.errors import LoweringError, whole_line
 from edp_fx.lowering.target import Build, BuildOptions, Progress
 from edp_fx.lowering.targets.onnx import Onnx
-from edp_fx.lowering.words import one_line
 
 
 class OnnxRuntime(Onnx):
@@ -36,7 +35,7 @@ class OnnxRuntime(Onnx):
             try:
                 ort.InferenceSession(data, options_of_session, providers=["CPUExecutionProvider"])
             except Exception as error:
-                raise LoweringError(f"onnxruntime refused the ONNX file: {one_line(error)}") from error
+                raise LoweringError(f"onnxruntime refused the ONNX file: {whole_line(error)}") from error
             fused = Path(folder, "fused.onnx").read_bytes()
         session(fused)
         return Build(fused, f"onnxruntime {ort.__version__}")
