@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from edp_fx.channels.rules import register_rule
     from edp_fx.checkpoint import load, save
     from edp_fx.compressor import Budget, Compressor, Method
-    from edp_fx.cost import measure
+    from edp_fx.cost import Device, measure
     from edp_fx.errors import EdpError
     from edp_fx.frontend import trace
-    from edp_fx.latency import LatencyTable
+    from edp_fx.latency import Runtime
     from edp_fx.lowering import lower
     from edp_fx.parts import trace_parts
     from edp_fx.pipeline import compress
@@ -29,8 +29,9 @@ HOMES = {  # of each public name
     "Budget": "edp_fx.compressor",
     "ChannelGraph": "edp_fx.channels",
     "Compressor": "edp_fx.compressor",
+    "Device": "edp_fx.cost",
     "EdpError": "edp_fx.errors",
-    "LatencyTable": "edp_fx.latency",
+    "Runtime": "edp_fx.latency",
     "Method": "edp_fx.compressor",
     "analyze": "edp_fx.validation.checked",
     "compress": "edp_fx.pipeline",
@@ -49,9 +50,10 @@ __all__ = [
     "Budget",
     "ChannelGraph",
     "Compressor",
+    "Device",
     "EdpError",
-    "LatencyTable",
     "Method",
+    "Runtime",
     "analyze",
     "compress",
     "insert",

@@ -16,7 +16,7 @@ from edp_fx.compressor.calibrate import whiten
 from edp_fx.errors import BudgetError, CheckpointError, ModelError, TrainingError, UnreachableError
 from edp_fx.frontend import trace
 from edp_fx.inputs import copied, normalize
-from edp_fx.latency import LatencyTable
+from edp_fx.latency import Runtime
 from edp_fx.train import Recipe, Teacher, Trainer, Watcher
 from edp_fx.train.trainer import pair_of
 from edp_fx.validation.checked import insert
@@ -32,7 +32,7 @@ def compress(
     example_inputs: Any = None,
     val_loader: Any = None,
     teacher: nn.Module | None = None,
-    latency_table: LatencyTable | None = None,
+    runtime: Runtime | None = None,
     directory: str | Path | None = None,
     resume: bool = False,
     watcher: Watcher | None = None,
@@ -52,18 +52,20 @@ def compress(
         example_inputs: a tensor or tuple; two images of the data where None.
         val_loader: judged after every epoch.
         teacher: a network to distil from in the same run, instead of the method's own.
-        latency_table: for a budget of latency; onnxruntime on one thread, one image, where None.
+        runtime: what measures networks for a budget of latency; the budget's device where None, if this machine
+            has it: the choice is corrected by what is measured.
         directory: where checkpoints and metrics go.
         resume: go on from the directory's checkpoint.
         watcher: shown the progress.
         before_writing: called once all is known to be good, before the first file is written.
-        changes: fields of the method to change; ``macs=0.4``, ``params=`` or ``latency=`` make its budget.
+        changes: fields of the method to change; ``macs=0.4``, ``params=`` or ``latency=`` (with ``device=`` and
+            ``batch=``) make its budget.
 
     Returns:
         The compact network, on the device where it trained. ``meta["edp_fx.run"]`` holds the record of the run:
         ``method`` and ``recipe`` as plain values, ``macs`` (share of the dense network), ``max_rel_diff`` of pruning
-        and merging, ``events``, ``refused``, and for a budget of latency ``latency_ms``: ``dense``, ``target``,
-        ``predicted`` and ``measured``.
+        and merging, ``events``, ``refused``, and for a budget of latency ``timing``, see
+        :meth:`edp_fx.compressor.timing.Timing.plain`.
 
     Raises:
         EdpError: an option is wrong, the model does not trace, the budget cannot be reached, training cannot go on.
@@ -74,8 +76,8 @@ def compress(
     if method is None and recipe.epochs == 0:
         method = "truncate"
     method = Method.of(method, **changes)
-    if latency_table is not None and (method.budget is None or method.budget.metric != "latency"):
-        raise BudgetError("a latency table serves a budget of latency only: give latency=, or leave the table out")
+    if runtime is not None and (method.budget is None or method.budget.metric != "latency"):
+        raise BudgetError("a runtime serves a budget of latency only: give latency=, or leave runtime out")
     if example_inputs is None:
         example_inputs = _first_images(data)
     inputs = normalize(example_inputs)
@@ -86,7 +88,7 @@ def compress(
         unused += [name for name, value in given.items() if value is not None]
         if unused:
             raise TrainingError(f"{unused[0]} applies to training only: leave it out, or train for an epoch or more")
-        compressor = truncate(model, inputs, method, data, latency_table=latency_table)
+        compressor = truncate(model, inputs, method, data, runtime=runtime)
         if before_writing is not None:
             before_writing()
         return _described(compressor, method, recipe)
@@ -106,7 +108,7 @@ def compress(
             recipe,
             val_loader=val_loader,
             make_compressor=lambda graph, optimizer, steps: Compressor(
-                graph, inputs, method, optimizer=optimizer, total_steps=steps, latency_table=latency_table
+                graph, inputs, method, optimizer=optimizer, total_steps=steps, runtime=runtime
             ),
             directory=Path(directory) if directory is not None else None,
             teacher=_teacher(model, teacher, method),
@@ -128,7 +130,7 @@ def truncate(
     method: Method,
     calibration: Iterable[Any] | None = None,
     *,
-    latency_table: LatencyTable | None = None,
+    runtime: Runtime | None = None,
 ) -> Compressor:
     """Reach the budget without training, by cutting the least ranks; returns a finished compressor.
 
@@ -137,7 +139,7 @@ def truncate(
         example_inputs: a tensor or tuple.
         method: the preset ``truncate`` with a budget.
         calibration: batches whose images weight the singular values by what the layers really see.
-        latency_table: as of :class:`Compressor`.
+        runtime: as of :class:`Compressor`.
 
     Raises:
         BudgetError: something in the method needs training, or ranks alone cannot reach the budget.
@@ -147,7 +149,7 @@ def truncate(
     used = method
     if calibration is not None and method.importance == "singular":
         used = method.changed(importance=whiten(gm, calibration))
-    compressor = Compressor(gm, example_inputs, used, latency_table=latency_table)
+    compressor = Compressor(gm, example_inputs, used, runtime=runtime)
     compressor.finish()
     return compressor
 
@@ -213,17 +215,9 @@ def _described(compressor: Compressor, method: Method, recipe: Recipe) -> fx.Gra
         "refused": compressor.refused,
         "layers": compressor.layers(),
     }
-    table = compressor.latency_table
-    if compressor.metric == "latency" and table is not None:
-        gm.meta["edp_fx.run"]["latency_ms"] = {
-            "runtime": table.runtime.name,
-            "batch": table.batch,
-            "threads": table.runtime.threads,
-            "dense": compressor.dense,
-            "target": compressor.target,
-            "predicted": compressor.now,
-            "measured": table.network(gm, compressor.example_inputs),
-        }
+    if compressor.timing is not None:
+        compressor.timing.read(gm, compressor.now / compressor.dense)
+        gm.meta["edp_fx.run"]["timing"] = compressor.timing.plain()
     return gm
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import fx
 
 from edp_fx.channels import ChannelGraph, analyze
-from edp_fx.cost import METRICS
-from edp_fx.cost.latency import MeasuredChoice
+from edp_fx.cost import METRICS, CostModel, Device, load_device
+from edp_fx.cost.device import DEFAULT
 from edp_fx.errors import BudgetError
 from edp_fx.frontend import propagate
 from edp_fx.inputs import copied, normalize, require_graph
-from edp_fx.latency import LatencyTable
 from edp_fx.passes.align import align_keep
 from edp_fx.passes.branches import RemoveDeadBranches
 from edp_fx.passes.constants import FoldConstants
@@ -29,7 +29,7 @@ def prune_and_merge(
     gm: fx.GraphModule,
     example_inputs: Any,
     *,
-    cost: str | Chooser | LatencyTable = "macs",
+    cost: str | Chooser | Device = "macs",
     align: int = 1,
     allow_inexact: bool = False,
     fold: bool = False,
@@ -41,8 +41,9 @@ def prune_and_merge(
         gm: a graph with pairs, explicit or fused. It is left as it is.
         example_inputs: a tensor or a tuple; the outputs for its first samples are compared before and after each step,
             and what changes them is undone and reported.
-        cost: what decides whether a pair stays two layers: ``"macs"`` or ``"params"``, ``"latency"`` (measured under
-            onnxruntime) or a :class:`edp_fx.LatencyTable`, or a function (pair name, pair) -> True where it stays.
+        cost: what decides whether a pair stays two layers: ``"macs"``, ``"params"``, ``"latency"`` (of one image on a
+            processor under onnxruntime) or a :class:`edp_fx.Device`, or a function (pair name, pair) -> True where it
+            stays.
         align: keep a multiple of so many channels and ranks: dead ones are kept to fill up.
         allow_inexact: also remove dead channels of inexact groups (a layer norm's mean changes).
         fold: also fold batch norm into the layer before it; the result is for inference only.
@@ -68,7 +69,7 @@ def prune_and_merge(
     keep = dead_elements(result, graph, allow_inexact)
     if align > 1:
         keep = align_keep(keep, align)
-    chooser = _chooser(cost, result, graph)
+    chooser = _chooser(cost, result, graph, keep)
     reports.append(validator.run(Prune(graph, keep) if allow_inexact else PruneDead(graph, keep)))
     reports.append(validator.run(MergePairs(chooser)))
     if fold:
@@ -78,9 +79,9 @@ def prune_and_merge(
     return result
 
 
-def _chooser(cost: str | Chooser | LatencyTable, gm: fx.GraphModule, graph: ChannelGraph) -> Chooser:
+def _chooser(cost: str | Chooser | Device, gm: fx.GraphModule, graph: ChannelGraph, keep: Mapping[int, Any]) -> Chooser:
+    if cost in ("macs", "params"):
+        return by_weights
     if isinstance(cost, str):
-        if cost != "latency":
-            return by_weights
-        cost = LatencyTable()
-    return MeasuredChoice(gm, graph.analysis.node_shapes, cost) if isinstance(cost, LatencyTable) else cost
+        cost = load_device(DEFAULT)
+    return CostModel(gm, graph, "latency", cost).keep_pair(keep) if isinstance(cost, Device) else cost

@@ -38,12 +38,9 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         f"pruning and merging changed the outputs by at most {difference:.1e} (relative)",
         f"onnx: {report['onnx']['path']}, at most {report['onnx']['max_abs_diff']:.1e} from torch",
     ]
-    asked = report.get("latency_budget_ms")
+    asked = report.get("latency_budget")
     if asked:
-        lines.append(
-            f"latency budget: {asked['target']:.3f} ms under {asked['runtime']}, batch {asked['batch']}; predicted "
-            f"{asked['predicted']:.3f} ms, measured {asked['measured']:.3f} ms (dense {asked['dense']:.3f} ms)"
-        )
+        lines.append(_timing(asked))
     engine = report.get("engine")
     if engine:
         lines.append(f"engine: {engine['path']} ({_bytes(engine['bytes'])}) by {engine['builder']}")
@@ -54,6 +51,18 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     if not reasons:
         lines.append("nothing was refused")
     return lines
+
+
+def _timing(told: Mapping[str, Any]) -> str:
+    """Asked, predicted and measured, as shares of the dense network's time."""
+    text = (
+        f"latency on {told['device']} under {told['runtime']}, batch {told['batch']}: asked {told['asked']:.3f} of the "
+        f"dense network's, predicted {told['predicted']:.3f}, "
+    )
+    if told["measured"] is None:
+        return text + f"not measured: {told['reason']}"
+    text += f"measured {told['measured']:.3f} ({told['compressed_ms']:.3f} of {told['dense_ms']:.3f} ms)"
+    return text if told["met"] else text + f": missed by {100 * told['missed']:+.0f} %"
 
 
 def print_report(report: Mapping[str, Any], console: Any) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from edp_fx.channels.calls import Calls
 from edp_fx.channels.counts import AxisCount, CostSite, Keep, shares_of
 from edp_fx.channels.groups import Group
 from edp_fx.channels.labels import Labels
@@ -118,12 +120,41 @@ class Analysis:
     def sites(self) -> list[CostSite]:
         """Every multiply-accumulate operation, its cost as a function of the keep-set."""
         view = self.views[0]
-        owner = self._owner(0)
         result = []
         for site in view.ledger.sites:
-            axes = tuple(self._axis_count(view.component[atoms], owner) for atoms in site.axes)
+            axes = tuple(self._shared_count(view.component[atoms]) for atoms in site.axes)
             result.append(CostSite(site.where.node, site.where.op, site.constant, axes))
         return result
+
+    @property
+    def calls(self) -> Calls:
+        """Every operation as it ran, and the values between them."""
+        return self.views[0].sweep.calls
+
+    def value_size(self, number: int) -> tuple[float, tuple[AxisCount, ...]]:
+        """How many numbers a value of :attr:`calls` holds: a constant times the alive indices of each axis."""
+        view, value = self.views[0], self.calls.values[number]
+        constant, axes = float(math.prod(value.shape)), []
+        for factor in value.labels:
+            if factor.atoms.size:
+                constant /= factor.atoms.size
+                axes.append(self._shared_count(view.component[factor.atoms.ravel()]))
+        return constant, tuple(axes)
+
+    def _shared_count(self, components: np.ndarray) -> AxisCount:
+        """The same object for the same indices: values that follow one another have their axes in common."""
+        key = components.tobytes()
+        if key not in self._counts:
+            self._counts[key] = self._axis_count(components, self._owners)
+        return self._counts[key]
+
+    @cached_property
+    def _counts(self) -> dict[bytes, AxisCount]:
+        return {}
+
+    @cached_property
+    def _owners(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._owner(0)
 
     def parameter_axes(self) -> dict[str, dict[int, AxisCount]]:
         """Parameter name -> axis -> its length as a function of the keep-set."""

@@ -48,7 +48,9 @@ class Interpreter(TorchDispatchMode):
         self.sweep.where = Where(self.sweep.where.node, known.name)
         if known.alias:
             self.sweep.alias(args[0], tensors(*(out if isinstance(out, (list, tuple)) else [out])))
+        sites = len(self.sweep.ledger.sites)
         apply_rule(self.sweep, func, args, kwargs, out)
+        self.sweep.ran(known, args, operands, out, range(sites, len(self.sweep.ledger.sites)))
         return out
 
     def _shapes(self, func: Any, known: Operation, args: Any, kwargs: Any) -> Any:
@@ -151,6 +153,8 @@ def run_sweep(gm: fx.GraphModule, example_inputs: tuple[Any, ...], heads: str) -
         weights = take_weights_away(gm)
         for name, (meta, axes) in weights.named.items():
             sweep.birth(name, meta, axes)
+        for one in tensors_of(inputs):
+            sweep.calls.given(one)
         with torch.no_grad(), Interpreter(sweep):
             result = _Runner(gm, sweep, weights).run(*inputs)
         sweep.where = Where("output", "output")

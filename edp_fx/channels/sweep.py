@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from edp_fx.channels.atoms import Grid, Ledger, Where
-from edp_fx.channels.labels import Factor, Labels, drop_trivial, repeats_along, vector
+from edp_fx.channels.calls import Calls
+from edp_fx.channels.labels import Factor, Labels, drop_trivial, repeats_along, tensors, vector
 
 
 class Sweep:
@@ -21,6 +22,7 @@ class Sweep:
     def __init__(self, heads: str) -> None:
         self.heads = heads
         self.ledger = Ledger()
+        self.calls = Calls()
         self.where = Where("<start>", "<start>")
         self.parameters: dict[str, dict[int, np.ndarray]] = {}
         self.sizes: dict[str, tuple[int, ...]] = {}
@@ -101,6 +103,7 @@ class Sweep:
     def birth(self, name: str, meta: Tensor, axes: int) -> None:
         """Fresh atoms for the first ``axes`` axes of a parameter or buffer, none for integers: they are indices."""
         if not meta.is_floating_point():
+            self.calls.born(meta, ())
             return
         born = {axis: self.ledger.born(size) for axis, size in enumerate(meta.shape[:axes]) if size > 1}
         self.parameters[name] = born
@@ -110,12 +113,22 @@ class Sweep:
             meta,
             tuple(Factor(vector(atoms, axis, meta.ndim)) for axis, atoms in born.items()),
         )
+        self.calls.born(meta, self._labels[id(meta)][1])
+
+    def ran(self, known: Any, args: Any, operands: Any, out: Any, sites: range) -> None:
+        """An operation was run and its results are labelled."""
+        results = [
+            (one, self._labels[id(one)][1] if id(one) in self._labels else ())
+            for one in tensors(*(out if isinstance(out, (list, tuple)) else [out]))
+        ]
+        self.calls.ran(self.where, known, args, results, operands, sites)
 
     def forget_tensors(self) -> None:
         """After the run: what was learnt is by node and by parameter."""
         self._labels.clear()
         self._aliases.clear()
         self.dead_results.clear()
+        self.calls.forget_tensors()
 
     def tie(self, left: np.ndarray, right: np.ndarray) -> None:
         """Make two broadcastable label arrays equal."""

@@ -10,7 +10,7 @@ import typer
 
 from edp_fx.errors import EdpError
 
-COMMANDS = ("compress", "recipes", "inspect", "lower", "evaluate", "bench", "report", "data", "coverage")
+COMMANDS = ("compress", "recipes", "inspect", "lower", "evaluate", "bench", "report", "data", "device", "coverage")
 
 app = typer.Typer(
     name="edp-fx",

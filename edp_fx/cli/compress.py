@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edp_fx.cli.options import MODEL_HELP, Mean, Std, Weights
+from edp_fx.cost.device import RUNTIMES
 from edp_fx.lowering.targets import TARGETS
 
 EXAMPLE = "Example: edp-fx compress resnet18 --data digits --macs 0.4 --epochs 10 --out demo"
@@ -36,11 +37,22 @@ def compress(
     params: Annotated[float | None, typer.Option(help="Parameters, a share.", rich_help_panel=BUDGET)] = None,
     latency: Annotated[
         float | None,
-        typer.Option(help="Measured time of one image, a share, or milliseconds above 1.", rich_help_panel=BUDGET),
+        typer.Option(help="Time on a device, a share, or milliseconds above 1.", rich_help_panel=BUDGET),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Which: a name of `edp-fx device list`, or a file of `edp-fx device measure`. "
+            "Default: a processor under onnxruntime.",
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Images of a call there. Default: 1.", rich_help_panel=BUDGET)
     ] = None,
     runtime: Annotated[
         str | None,
-        typer.Option(help="What that is measured on: onnxruntime | torch | tensorrt", rich_help_panel=BUDGET),
+        typer.Option(help=f"What runs the network there: {' | '.join(RUNTIMES)}.", rich_help_panel=BUDGET),
     ] = None,
     method: Annotated[
         str | None,
@@ -138,7 +150,14 @@ def compress(
             "teacher": teacher,
         },
         "data": {"spec": data, "img_size": img_size, "batch_size": batch_size, "workers": workers},
-        "method": {"preset": method, "macs": macs, "params": params, "latency": latency},
+        "method": {
+            "preset": method,
+            "macs": macs,
+            "params": params,
+            "latency": latency,
+            "device": device,
+            "batch": batch,
+        },
         "recipe": {"epochs": epochs, "lr": lr, "seed": seed, "mixed_precision": mixed_precision},
         "lower": {"target": target, "precision": precision},
         "baseline": baseline,

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import fx
 
 from edp_fx.channels import ChannelGraph
+from edp_fx.compressor.clock import Clock
 from edp_fx.compressor.elements import Elements
 from edp_fx.compressor.kinds.base import Kind, Removable
 from edp_fx.compressor.prices import Prices
 from edp_fx.compressor.selection import Selector
-from edp_fx.cost import POSITION, TRAFFIC, CostModel
-from edp_fx.latency import LatencyTable
+from edp_fx.cost import POSITION, TRAFFIC, CostModel, Device
 from edp_fx.validation.checked import analyze
 
 
@@ -30,7 +30,8 @@ class Scope:
         kinds: of groups that may go.
         allow_inexact: also groups whose removal changes the function otherwise.
         align: counts are kept multiples of so many.
-        table: measures layers for a budget of latency.
+        device: what a budget of latency is of.
+        batch: images of a call there.
         trained: only what trained parameters weigh: the others have no gradient.
     """
 
@@ -38,8 +39,9 @@ class Scope:
     kinds: tuple[Kind, ...]
     allow_inexact: bool
     align: int
-    table: LatencyTable | None
     trained: bool
+    device: Device | None = None
+    batch: int = 1
 
 
 class Candidates:
@@ -71,12 +73,16 @@ class Candidates:
             for kind in scope.kinds
             if (mine := [group for group in groups if group.kind == kind.name])
         ]
-        self.cost = CostModel(gm, self.graph, scope.metric, scope.table, changes)
+        self.cost = CostModel(gm, self.graph, scope.metric, scope.device, changes, batch=scope.batch)
         self.work = self.cost
         self._at_present = any(kind.pays_by_width for kind in scope.kinds)
         if scope.metric == "macs" and not self._at_present:
             self.work = CostModel(gm, self.graph, changes=changes, traffic=TRAFFIC, position=POSITION)
         self.elements = Elements(groups, dict(gm.named_parameters()))
+        self._prices: Prices | Clock
+        if scope.device is not None:
+            self._prices = Clock(self.cost, self.elements)
+            return
         self._prices = Prices(self.cost, self.elements)
         self._work_prices = self._prices if self.work is self.cost else Prices(self.work, self.elements)
 
@@ -112,7 +118,7 @@ class Candidates:
     def selector(self, floors: NDArray[np.int64], sizes: NDArray[np.float64]) -> Selector:
         """What chooses, given the floors and the sizes [groups] that the groups had in the network as it came."""
         elements, align = self.elements, self._scope.align
-        if self._at_present:
+        if self._at_present or self._scope.device is not None:
             return Selector(elements, self._prices, floors, align=align)
         thins = np.array([kind.thins for kind in elements.kinds], dtype=bool)
         widths = np.where(thins, sizes / elements.sizes, 0.0)[elements.group_of]

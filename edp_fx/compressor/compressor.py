@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 from torch.optim import Optimizer
 
@@ -15,7 +17,7 @@ from edp_fx.compressor.budget import Budget, check_reachable
 from edp_fx.compressor.candidates import Candidates, Scope
 from edp_fx.compressor.elements import Elements, Keep
 from edp_fx.compressor.factors import coefficient_gains
-from edp_fx.compressor.importance import Context, agreed, make_importance
+from edp_fx.compressor.importance import Context, Norm, agreed, make_importance
 from edp_fx.compressor.method import Method
 from edp_fx.compressor.misuse import check_given, check_over, unweighed
 from edp_fx.compressor.network import Network
@@ -25,10 +27,11 @@ from edp_fx.compressor.progress import Progress
 from edp_fx.compressor.proximal import Proximal, balance
 from edp_fx.compressor.record import changes, layer_shapes, refusals
 from edp_fx.compressor.resuming import state_of, take_up
+from edp_fx.compressor.timing import TRIES, Timing, device_of
 from edp_fx.errors import BudgetError
 from edp_fx.frontend import propagate
 from edp_fx.inputs import normalize
-from edp_fx.latency import LatencyTable
+from edp_fx.latency import Runtime
 from edp_fx.pairs import Pair
 from edp_fx.passes.merge import Chooser
 
@@ -48,7 +51,8 @@ class Compressor:
         method: how to compress: a :class:`~edp_fx.Method`, the name of a preset, or None for the default one.
         optimizer: any torch optimiser over ``gm``'s parameters; its state follows the weights.
         total_steps: optimiser steps of the whole run. 0: all is decided in :meth:`finish`.
-        latency_table: measures layers for a budget of latency; ``LatencyTable()`` where None.
+        runtime: what measures networks for a budget of latency; the budget's device where None, if this machine has it.
+            What is measured corrects the choice.
         changes: fields of the method to change, ``budget=Budget(macs=0.4)`` or ``macs=0.4`` for instance.
 
     Attributes:
@@ -60,7 +64,7 @@ class Compressor:
 
     Raises:
         BudgetError: the budget cannot be reached (says the least that can), or an option is wrong.
-        LoweringError: the latency table's runtime cannot run the network.
+        LoweringError: the runtime cannot run the network.
         TraceError: ``gm`` is no graph.
         TrainingError: the optimiser is not of this network.
     """
@@ -73,7 +77,7 @@ class Compressor:
         *,
         optimizer: Optimizer | None = None,
         total_steps: int = 0,
-        latency_table: LatencyTable | None = None,
+        runtime: Runtime | None = None,
         **changes: Any,
     ) -> None:
         check_given(gm, optimizer, total_steps)
@@ -87,7 +91,8 @@ class Compressor:
         offer = offer_kinds(method, self.importance, total_steps)
         weighed = method.policy == "budget" and self.importance.gradients and total_steps > 0
         metric = method.budget.metric if method.budget else "macs"
-        self._scope = Scope(metric, offer.kinds, method.allow_inexact, method.align, latency_table, weighed)
+        device, batch = device_of(method.budget, runtime)
+        self._scope = Scope(metric, offer.kinds, method.allow_inexact, method.align, weighed, device, batch)
         self.count = 0
         self.events: list[dict[str, Any]] = []
         self.max_rel_diff = 0.0
@@ -96,6 +101,9 @@ class Compressor:
 
         self._network = Network(gm)
         self.dense, self.target = 0.0, 0.0
+        self.timing: Timing | None = None
+        if device is not None and method.budget is not None:
+            self.timing = Timing(method.budget, device, runtime, self._network.dense(), self.example_inputs)
         least = self._start(method)
         if method.budget is not None:
             if least > self.target and offer.in_need and any(isinstance(module, Pair) for module in gm.modules()):
@@ -105,7 +113,7 @@ class Compressor:
             while least > self.target and self._scope.align > 1:
                 self._scope = replace(self._scope, align=self._scope.align // 2)
                 least = self._start(method)
-            check_reachable(method.budget, self.dense, least)
+            check_reachable(method.budget, self.dense, least, self.target)
         self.method = method.changed(kinds=offer.names, align=self._scope.align)
         self.refused = [*refusals(gm, self.progress.candidates, offer.names, method.allow_inexact), *offer.refusals]
         if self._scope.align < method.align:
@@ -115,6 +123,8 @@ class Compressor:
         self._now = float(self.progress.candidates.cost.total({}))
         self._network.fuse()
         self._bind()
+        if self.timing is not None and self.timing.measures and total_steps > 0:
+            self._rehearse(self.timing)
         if optimizer is not None:
             self._undecayed = without_decay(optimizer)
             optimizer.register_step_pre_hook(self._before_optimizer_step)
@@ -128,7 +138,7 @@ class Compressor:
         self.dense = float(candidates.cost.dense)
         if method.budget is None:
             return 0.0
-        self.target = method.budget.target(self.dense)
+        self.target = self.timing.target(self.dense) if self.timing else method.budget.target(self.dense)
         return self.progress.lower_floors(self.target)
 
     def _bind(self) -> None:
@@ -170,11 +180,6 @@ class Compressor:
     def done(self) -> bool:
         """Whether the network has reached its final shape; what follows is plain training."""
         return self._done
-
-    @property
-    def latency_table(self) -> LatencyTable | None:
-        """What measures layers, for a budget of latency."""
-        return self.progress.candidates.cost.table
 
     def layers(self) -> list[dict[str, Any]]:
         """Outputs, inputs and rank of every layer at the start and now."""
@@ -226,8 +231,16 @@ class Compressor:
         scores = agreed(self.importance.scores(context), next(iter(self._parameters.values())).device)
         # at the end the budget is filled up, with what is fading but not yet gone, too
         fill_from = fading.living(self.count) if final else None
-        selector = self.progress.selector()
-        left = selector.choose(alive, scores, goal, fill_from=fill_from, rounds=rounds, end=self.target)
+
+        def select(goal: float) -> NDArray[np.bool_]:
+            end = min(goal, self.target) if self.timing is None else goal
+            selector = self.progress.selector()
+            return selector.choose(alive, scores, goal, fill_from=fill_from, rounds=rounds, end=end)
+
+        if final and self.timing is not None:
+            left, self.target = self._corrected(self.timing, select, goal)
+        else:
+            left = select(goal)
         fading.remove(alive & ~left, self.count)
         fading.keep(left)
         self.importance.reset()
@@ -241,6 +254,30 @@ class Compressor:
                 "seconds": round(time.perf_counter() - started, 4),
             }
         )
+
+    def _rehearse(self, timing: Timing) -> None:
+        """Measure what the budget might leave, chosen by norm, so that the run aims at what will measure right."""
+        context = Context(self.elements, self._parameters, coefficient_gains(self.gm))
+        scores = agreed(Norm().scores(context), next(iter(self._parameters.values())).device)
+        everything = np.ones(self.elements.n, dtype=bool)
+
+        def select(goal: float) -> NDArray[np.bool_]:
+            return self.progress.selector().choose(everything, scores, goal, fill_from=everything)
+
+        _, self.target = self._corrected(timing, select, self.target, tries=2)
+
+    def _corrected(
+        self, timing: Timing, select: Callable[[float], NDArray[np.bool_]], goal: float, tries: int = TRIES
+    ) -> tuple[NDArray[np.bool_], float]:
+        """What is left where the network measures what is asked, and the predicted cost that it takes."""
+        candidates, selector = self.progress.candidates, self.progress.selector()
+
+        def preview(left: NDArray[np.bool_]) -> fx.GraphModule:
+            keep = self.elements.split(left)
+            removed = {group: keep[group.id] for group in self.elements.groups if not keep[group.id].all()}
+            return self._network.preview(candidates.graph, removed, candidates.work.keep_pair(keep))
+
+        return timing.choose(select, preview, selector.total, goal, self.dense, selector.least(), tries)
 
     def _shrink_norms(self, proximal: Proximal) -> None:
         lr = max(group["lr"] for group in self.optimizer.param_groups) if self.optimizer else 1.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from edp_fx.compressor.budget import METRICS, Budget
+from edp_fx.compressor.budget import Budget
 from edp_fx.compressor.importance import MEASURES, Importance, make_importance
 from edp_fx.compressor.kinds import KINDS
 from edp_fx.compressor.schedule import Schedule
@@ -88,7 +88,8 @@ class Method(Settings):
 
     @classmethod
     def preset(cls, name: str = "scratch", **changes: Any) -> Method:
-        """A preset by name with some fields changed; ``macs=``, ``params=`` and ``latency=`` make the budget.
+        """A preset by name with some fields changed; ``macs=``, ``params=`` or ``latency=`` (with ``device=`` and
+        ``batch=``) make the budget.
 
         Raises:
             BudgetError: unknown preset or field, or a value out of range.
@@ -111,7 +112,7 @@ class Method(Settings):
 
     def changed(self, **changes: Any) -> Method:
         """The same method with some fields changed; see :meth:`preset`."""
-        asked = {name: changes.pop(name) for name in METRICS if name in changes}
+        asked = {name: changes.pop(name) for name in Budget.names() if name in changes}
         asked = {name: value for name, value in asked.items() if value is not None}
         if asked and "budget" in changes:
             raise BudgetError(f"give a budget or {', '.join(asked)}, not both")

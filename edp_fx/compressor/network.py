@@ -13,6 +13,7 @@ from edp_fx.compressor.kinds import KINDS
 from edp_fx.compressor.kinds.base import Applied, Flags, Removable, Rewrite
 from edp_fx.compressor.modes import Modes
 from edp_fx.errors import RemovalError
+from edp_fx.inputs import copied
 from edp_fx.passes.fuse import FusePairs, UnfusePairs
 from edp_fx.passes.merge import Chooser, MergePairs
 from edp_fx.validation.samples import first_samples
@@ -34,6 +35,12 @@ class Network:
         self._followers: list[fx.GraphModule] = []
         self.difference = 0.0  # relative, of the outputs by the last removal that was compared
 
+    def dense(self) -> fx.GraphModule:
+        """A copy in which every pair is one layer again, in eval mode."""
+        gm = copied(self.gm)
+        MergePairs(lambda name, pair: False)(gm)
+        return gm.eval()
+
     def fuse(self) -> None:
         """Every pair as one layer, the form in which it trains."""
         _fuse(self.gm)
@@ -42,6 +49,14 @@ class Network:
         """Let a copy of the network change shape along with it."""
         module.graph = copy.deepcopy(self._explicit)
         self._followers.append(_fuse(module))
+
+    def preview(
+        self, graph: ChannelGraph, removed: Mapping[Removable, Flags], keep_pair: Chooser | None
+    ) -> fx.GraphModule:
+        """A copy of the network without what is removed, in eval mode; see :meth:`reduced`."""
+        gm = copied(self.gm)
+        _reduce(gm, copy.deepcopy(self._explicit), graph, removed, keep_pair)
+        return gm.eval()
 
     def unfuse(self) -> None:
         """The explicit form again."""

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edp_fx.compressor.clock import Clock, Curves
 from edp_fx.compressor.elements import Elements
 from edp_fx.compressor.prices import Prices
-from edp_fx.compressor.removals import Removals, block_ends, block_sizes
+from edp_fx.compressor.removals import Removals, block_ends, block_sizes, hull_prices
 from edp_fx.compressor.savings import LAST, Savings
 
 Flags = NDArray[np.bool_]
 Scores = NDArray[np.float64]
 COARSE = 0.005  # an overshoot below this share of the target is left as it is
 RETRIES = 96  # how often a choice that overshoots is made anew without what overshot
+ROUNDS = 8  # by time: how often curves are made anew in one decision
 REPAIRS = 96  # how many of the last chosen are tried for giving back
 
 
@@ -25,7 +27,8 @@ class Selector:
 
     Args:
         elements: the flat index.
-        prices: what the network costs under a mask, and what each group's elements save.
+        prices: what the network costs under a mask, and what each group's elements save. By a :class:`Clock` elements
+            are taken along the lower convex hull of each group's curve of loss against time saved.
         floors: the fewest elements each group keeps [groups].
         work: what is saved, for comparing elements and the forms of pairs; ``prices`` where None.
         widths: how many of the channels of the network as it came each channel stands for [n], 0 for elements that make
@@ -34,7 +37,7 @@ class Selector:
     """
 
     elements: Elements
-    prices: Prices
+    prices: Prices | Clock
     floors: NDArray[np.int64]
     work: Prices | None = None
     widths: Scores | None = None
@@ -96,10 +99,14 @@ class Selector:
             end: the target of the last choice, ``target`` where None: only what overshoots that is looked at again.
         """
         end = target if end is None else min(end, target)
-        now = self.total(alive)
+        before, now = alive, self.total(alive)
+        if isinstance(self.prices, Clock):
+            rounds = max(rounds, ROUNDS)
         for part in range(1, rounds + 1):
             goal = target + (now - target) * (1 - part / rounds)
             alive = self._one_round(alive, importance, goal, min(end, goal))
+        if isinstance(self.prices, Clock):
+            alive = self._free_back(before if fill_from is None else fill_from, alive, importance)
         return alive if fill_from is None else self._give_back(fill_from, alive, importance, target)
 
     def _one_round(self, alive: Flags, importance: Scores, target: float, end: float) -> Flags:
@@ -164,13 +171,19 @@ class Selector:
             loss = np.maximum(importance[ranked], 0.0)
             if multiple > 1:
                 loss = np.add.reduceat(loss, ends - block_sizes(ends))
-            price = np.maximum.accumulate(kind.prices(savings, number, loss, ends))  # they ascend but for rounding
+            if isinstance(savings, Savings):
+                price = kind.prices(savings, number, loss, ends)
+            else:
+                price = hull_prices(np.cumsum(loss), savings.saved(number, ends))
+            price = np.maximum.accumulate(price)  # they ascend but for rounding
             paying = int(np.isfinite(price).sum())
             if paying:
                 blocks.append((number, ranked, ends[:paying], loss[:paying], price[:paying]))
         return Removals.by_price(blocks)
 
-    def _savings(self, alive: Flags) -> Savings:
+    def _savings(self, alive: Flags) -> Savings | Curves:
+        if isinstance(self.prices, Clock):
+            return self.prices.curves(alive)
         prices = self.work or self.prices
         seen = alive if self.widths is None else np.maximum(alive, self.widths)
         reference = prices.savings(seen)
@@ -181,6 +194,23 @@ class Selector:
     def multiple(self, group: int) -> int:
         """Of how many elements the blocks of a group are."""
         return self.elements.kinds[group].block(int(self.elements.sizes[group]), self.align)
+
+    def _free_back(self, before: Flags, alive: Flags, importance: Scores) -> Flags:
+        """``alive`` with as many of each group's elements of ``before`` as take no time, the most important first:
+        where a device computes whole tiles, less than one tile less saved nothing."""
+        alive, most = alive.copy(), self.total(alive) * (1 + 1e-9)
+        for number, (start, stop) in enumerate(zip(self.elements.offsets[:-1], self.elements.offsets[1:])):
+            gone = start + np.flatnonzero(before[start:stop] & ~alive[start:stop])
+            gone = gone[np.argsort(-importance[gone], kind="stable")]
+            low, high = 0, len(gone)
+            while low < high:
+                middle = (low + high + 1) // 2
+                alive[gone[:middle]] = True
+                fits = self.total(alive) <= most
+                alive[gone[:middle]] = False
+                low, high = (middle, high) if fits else (low, middle - 1)
+            alive[gone[: low // self.multiple(number) * self.multiple(number)]] = True
+        return alive
 
     def _give_back(self, before: Flags, alive: Flags, importance: Scores, target: float) -> Flags:
         """``alive`` with whole blocks of ``before``, the one with the most important element first, while they fit."""

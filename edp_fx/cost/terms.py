@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from edp_fx.channels import ChannelGraph
 from edp_fx.channels.counts import AxisCount, Keep
+from edp_fx.cost.work import Work
 from edp_fx.pairs import Pair
 
 
@@ -21,6 +22,7 @@ class Term:
         node: the graph node that the cost arises at, or a parameter's name.
         gates: of one index each: whether its layer has the form that costs this.
         positions: numbers that a layer puts out for each index of the last axis; 0 for what is no layer.
+        work: what a device counts of the launch that does it.
     """
 
     node: str
@@ -29,6 +31,7 @@ class Term:
     overhead: float = 0.0
     gates: tuple[AxisCount, ...] = ()
     positions: float = 0.0
+    work: Work | None = None
 
     def cost(self, keep: Keep) -> float:
         """Cost under ``keep``."""
@@ -99,7 +102,7 @@ def mac_terms(gm: fx.GraphModule, graph: ChannelGraph) -> Terms:
     A pair that is called several times is there once for each call.
     """
     analysis = graph.analysis
-    calls = _pair_calls(gm)
+    calls = pair_calls(gm)
     layers = {node.name for node in gm.graph.nodes if node.op == "call_module"}
     plain: list[Term] = []
     inside: dict[str, Term] = {}
@@ -166,7 +169,7 @@ def _pair_parameters(
     )
 
 
-def _pair_calls(gm: fx.GraphModule) -> list[tuple[str, str, str]]:
+def pair_calls(gm: fx.GraphModule) -> list[tuple[str, str, str]]:
     """(name of the pair, node of its basis, node of its coefficient) for each call of an explicit pair."""
     found = []
     for node in gm.graph.nodes:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from edp_fx.compressor.method import Method
+from edp_fx.cost.device import RUNTIMES
 from edp_fx.errors import BudgetError, DataError, EdpError, LoweringError, ModelError, TrainingError
 from edp_fx.extras import need
-from edp_fx.latency.runtimes import RUNTIMES
 from edp_fx.settings import Settings, bounded
 from edp_fx.train.recipe import Recipe
 
@@ -90,7 +90,7 @@ class Plan(Settings):
         recipe: how to train; the dense network is trained by the same.
         lower: what to lower to.
         baseline: also train the dense network, to compare; not without training.
-        runtime: what a budget of latency is measured on: ``onnxruntime``, ``torch`` or ``tensorrt``.
+        runtime: what runs the network that a budget of latency is for: the device's own where None.
     """
 
     what: ClassVar[str] = "run"
@@ -101,7 +101,7 @@ class Plan(Settings):
     recipe: Recipe
     lower: Lowering = Lowering()
     baseline: bool = True
-    runtime: str = bounded("onnxruntime", choices=RUNTIMES)
+    runtime: str | None = bounded(None, choices=RUNTIMES)
 
     def check(self) -> str:
         """Everything that can be wrong before anything is loaded or written; returns the lowering target.
@@ -121,7 +121,7 @@ class Plan(Settings):
             asked = f"--{budget.metric} {budget.value:g}"
             raise BudgetError(f"{asked}: give a share of the dense network in (0, 1]")
         latency = budget is not None and budget.metric == "latency"
-        if not latency and self.runtime != self.field("runtime").default:
+        if not latency and self.runtime is not None:
             raise BudgetError(f"--runtime {self.runtime}: serves a budget of latency only: give --latency")
         if self.recipe.epochs == 0:
             self.method.check_without_training()

@@ -91,7 +91,8 @@ class Runner:
     """
 
     def __init__(self, job: Job, watcher: Watcher | None = None, say: Any = None) -> None:
-        from edp_fx.latency import LatencyTable
+        from edp_fx.cost import load_device
+        from edp_fx.latency import make_runtime
 
         self.job = job
         self.plan = job.plan
@@ -99,8 +100,14 @@ class Runner:
         self.say = say or (lambda text: None)
         self.target = job.plan.check()
         check_directory(job)
-        budget = job.plan.method.budget
-        self.table = LatencyTable(job.plan.runtime) if budget and budget.metric == "latency" else None
+        budget, runtime = job.plan.method.budget, job.plan.runtime
+        self.method, self.runtime = job.plan.method, None
+        if budget is not None and runtime is not None:
+            if budget.device is None:
+                self.runtime = make_runtime(runtime)
+            else:
+                under = load_device(budget.device).under(runtime)
+                self.method = self.method.changed(budget=budget.changed(device=under))
         self.trained = job.plan.recipe.epochs > 0
         self.main = int(os.environ.get("RANK", "0")) == 0
         self.seconds: dict[str, float] = {}
@@ -140,12 +147,12 @@ class Runner:
         compact = compress(
             loaded.model,
             self._part(data, "train"),
-            method=plan.method,
+            method=self.method,
             recipe=plan.recipe,
             example_inputs=inputs,
             val_loader=data.val if self.trained else None,
             teacher=teacher,
-            latency_table=self.table,
+            runtime=self.runtime,
             directory=job.out if self.trained else None,
             resume=job.resume,
             watcher=self.watcher,
@@ -325,7 +332,7 @@ class Runner:
             "run": plan.plain(),
             **columns,
             "macs_ratio": columns["compressed"]["macs"] / columns["dense"]["macs"],
-            "latency_budget_ms": run.get("latency_ms"),
+            "latency_budget": run.get("timing"),
             "kinds": run["kinds"],
             "prune_merge": {"max_rel_diff": run["max_rel_diff"]},
             "onnx": {"path": str(job.out / "model.onnx"), "max_abs_diff": result.max_abs_diff},

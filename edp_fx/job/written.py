@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from edp_fx.compressor.budget import METRICS
+from edp_fx.compressor.budget import METRICS, Budget
 from edp_fx.compressor.method import Method
 from edp_fx.errors import EdpError
 from edp_fx.files import write
@@ -114,7 +114,7 @@ def _method(section: Mapping[str, Any], model: Network, recipe: Recipe) -> Metho
     preset = values.pop("preset", None)
     if preset is None:
         preset = "truncate" if recipe.epochs == 0 else "trained" if model.trained else "scratch"
-    asked = {name: values.pop(name) for name in METRICS if name in values}
+    asked = {name: values.pop(name) for name in Budget.names() if name in values}
     if asked:
         values["budget"] = asked
     return Method.preset(str(preset), **{name: Method.checked(name, value) for name, value in values.items()})

@@ -1,7 +1,6 @@
-"""Measured milliseconds of layers and networks on a runtime, kept on disk."""
+"""Measured milliseconds of networks on a runtime."""
 
+from edp_fx.latency.meter import Meter, Reading
 from edp_fx.latency.runtimes import RUNTIMES, Runtime, make_runtime
-from edp_fx.latency.signature import Signature
-from edp_fx.latency.table import LatencyTable
 
-__all__ = ["RUNTIMES", "LatencyTable", "Runtime", "Signature", "make_runtime"]
+__all__ = ["RUNTIMES", "Meter", "Reading", "Runtime", "make_runtime"]

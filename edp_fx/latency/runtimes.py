@@ -18,6 +18,7 @@ from edp_fx.errors import LoweringError
 from edp_fx.extras import need
 
 Time = Callable[[nn.Module, tuple[Tensor, ...]], float]
+Ready = Callable[[nn.Module, tuple[Tensor, ...]], Callable[[], Any]]
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,15 @@ class Runtime:
         device: its name in words: numbers of another device are other numbers.
         threads: of the CPU.
         time: (module, inputs) -> median milliseconds of one call in eval mode; the module stays as it is.
+        ready: (module, inputs) -> what runs it once when called, to time several in turns; None where only ``time``
+            can.
     """
 
     name: str
     device: str
     threads: int
     time: Time
+    ready: Ready | None = None
 
 
 def make_runtime(name: str, *, threads: int = 1, device: str | None = None) -> Runtime:
@@ -72,34 +76,35 @@ def _torch(threads: int, device: str | None) -> Runtime:
     if device == "cuda" and not torch.cuda.is_available():
         raise LoweringError("latency on device 'cuda': torch sees no NVIDIA GPU here; use device='cpu'")
 
-    def time(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
+    def ready(module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[], Any]:
         there = copy.deepcopy(module).eval().to(device)
         given = tuple(x.to(device) for x in inputs)
-        with torch.inference_mode(), _threads(threads):
-            return _median(lambda: there(*given))
 
-    return Runtime("torch", torch.cuda.get_device_name() if device == "cuda" else "cpu", threads, time)
+        def call() -> Any:
+            with torch.inference_mode(), _threads(threads):
+                return there(*given)
+
+        return call
+
+    return _timed("torch", torch.cuda.get_device_name() if device == "cuda" else "cpu", threads, ready)
 
 
 def _onnxruntime(threads: int, device: str | None) -> Runtime:
     _only_device("onnxruntime", device, "cpu")
     need("lower", "latency under onnxruntime")
 
-    def time(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
-        from edp_fx.latency.onnx_layer import layer_model
+    def ready(module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[], Any]:
         from edp_fx.lowering.onnx_engine import OnnxEngine
         from edp_fx.lowering.onnx_export import export_onnx
         from edp_fx.lowering.precision import cast_inputs, prepare
         from edp_fx.lowering.profile import Profile, Range
 
         given = cast_inputs(tuple(x.detach().cpu() for x in inputs), torch.float32)
-        data = layer_model(module, given[0])
-        if data is None:
-            data = export_onnx(prepare(module, "fp32"), given, Profile(Range.of(given[0].shape[0]))).data
+        data = export_onnx(prepare(module, "fp32"), given, Profile(Range.of(given[0].shape[0]))).data
         engine = OnnxEngine(data, threads)
-        return _median(lambda: engine(*given))
+        return lambda: engine(*given)
 
-    return Runtime("onnxruntime", "cpu", threads, time)
+    return _timed("onnxruntime", "cpu", threads, ready)
 
 
 def _tensorrt(threads: int, device: str | None) -> Runtime:
@@ -107,7 +112,7 @@ def _tensorrt(threads: int, device: str | None) -> Runtime:
     if not torch.cuda.is_available():
         raise LoweringError("latency under tensorrt needs an NVIDIA GPU, and there is none: use onnxruntime or torch")
 
-    def time(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
+    def ready(module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[], Any]:
         from edp_fx.lowering import lower
         from edp_fx.lowering.engine import load_engine
 
@@ -115,10 +120,14 @@ def _tensorrt(threads: int, device: str | None) -> Runtime:
             path = Path(folder, "model.engine")
             lower(module, inputs, path, target="tensorrt", batch=inputs[0].shape[0])
             engine = load_engine(path)
-            given = tuple(x.cuda() for x in inputs)
-            return _median(lambda: engine(*given))
+        given = tuple(x.cuda() for x in inputs)
+        return lambda: engine(*given)
 
-    return Runtime("tensorrt", torch.cuda.get_device_name(), threads, time)
+    return _timed("tensorrt", torch.cuda.get_device_name(), threads, ready)
+
+
+def _timed(name: str, device: str, threads: int, ready: Ready) -> Runtime:
+    return Runtime(name, device, threads, lambda module, inputs: _median(ready(module, inputs)), ready)
 
 
 RUNTIMES: dict[str, Callable[[int, str | None], Runtime]] = {

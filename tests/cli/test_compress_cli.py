@@ -125,12 +125,21 @@ def test_a_budget_of_latency_is_told_beside_what_was_measured(
         "onnx",
     )
     assert run(tiny, *options, "--runtime", "torch", "--out", out) == 0
-    told = json.loads((out / "report.json").read_text())["latency_budget_ms"]
-    assert told["runtime"] == "torch"
-    assert told["predicted"] <= told["target"] == pytest.approx(told["dense"])
-    assert told["measured"] > 0
-    assert "latency budget" in capsys.readouterr().out
-    assert list((tmp_path / "cache" / "edp_fx" / "latency").glob("*.json"))
+    told = json.loads((out / "report.json").read_text())["latency_budget"]
+    assert told["runtime"] == "torch" and told["asked"] == 1.0
+    assert 0 < told["predicted"] <= 1 and told["measured"] > 0
+    assert "asked 1.000 of the dense network's, predicted" in capsys.readouterr().out
+
+
+def test_a_budget_of_a_device_that_is_not_here_is_predicted_and_says_so(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--data", "digits", "--img-size", 16, "--latency", 1.0, "--epochs", 0, "--target", "onnx")
+    out = tmp_path / "out"
+    assert run(tiny, *options, "--device", "t4-fp16", "--batch", 8, "--out", out) == 0
+    told = json.loads((out / "report.json").read_text())["latency_budget"]
+    assert (told["device"], told["batch"], told["measured"]) == ("t4-fp16", 8, None)
+    assert "t4-fp16 is not at hand" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -149,7 +158,9 @@ def test_a_budget_of_latency_is_told_beside_what_was_measured(
         ("resnet18", {"--params": "0.4"}, "give exactly one budget"),
         ("tiny_network:net", {"--macs": "0.0001"}, "the least that can is"),
         ("tiny_network:net", {"--pretrained": True}, "takes no argument 'pretrained'"),
-        ("resnet18", {"--macs": None, "--latency": "0.5", "--runtime": "abacus"}, "torch, onnxruntime, tensorrt"),
+        ("resnet18", {"--macs": None, "--latency": "0.5", "--runtime": "abacus"}, "onnxruntime, torch"),
+        ("resnet18", {"--macs": None, "--latency": "0.5", "--device": "h300"}, "device h300: unknown"),
+        ("resnet18", {"--device": "h200-fp16"}, "device serves a budget of latency only"),
         ("resnet18", {"--runtime": "torch"}, "serves a budget of latency only"),
         ("resnet18", {"--method": "scrach"}, "did you mean scratch"),
         ("resnet18", {"--method": "paper"}, "budget does not apply: the policy lambda"),

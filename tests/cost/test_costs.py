@@ -13,9 +13,8 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import edp_fx
-from edp_fx.cost import CostModel, measure
+from edp_fx.cost import CostModel, load_device, measure
 from edp_fx.errors import ModelError
-from edp_fx.latency import LatencyTable, Runtime
 from edp_fx.pairs import Pair
 from edp_fx.passes.base import PassManager
 from edp_fx.passes.merge import MergePairs
@@ -109,19 +108,13 @@ def counted(model: nn.Module, inputs: tuple[Tensor, ...]) -> float:
     return counter.get_total_flops() / 2 / inputs[0].shape[0]
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
-    constant = Runtime("constant", "none", 1, lambda module, inputs: 1.0)
-    return LatencyTable(constant, directory=tmp_path_factory.mktemp("latency"))
-
-
 def pairs(gm: fx.GraphModule) -> dict[str, Pair]:
     return {name: one for name, one in gm.named_modules(remove_duplicate=False) if isinstance(one, Pair)}
 
 
 @pytest.mark.parametrize("inserted", [False, True])
 @pytest.mark.parametrize("name", NETS)
-def test_nothing_removed_costs_what_torch_counts(name: str, inserted: bool, table: LatencyTable) -> None:
+def test_nothing_removed_costs_what_torch_counts(name: str, inserted: bool) -> None:
     model, inputs = NETS[name]
     macs, params = counted(model.eval(), inputs), sum(one.numel() for one in model.parameters())
     assert measure(model, inputs).macs == macs
@@ -130,7 +123,7 @@ def test_nothing_removed_costs_what_torch_counts(name: str, inserted: bool, tabl
     gm = edp_fx.insert(gm) if inserted else gm
     graph = edp_fx.analyze(gm, inputs)
     for metric, wanted in (("macs", macs), ("params", params), ("latency", None)):
-        model_of_cost = CostModel(gm, graph, metric, table if metric == "latency" else None)
+        model_of_cost = CostModel(gm, graph, metric, load_device("h200-fp16") if metric == "latency" else None)
         if wanted is not None:
             assert model_of_cost.dense == pytest.approx(wanted)
         choose = model_of_cost.keep_pair({})
@@ -151,12 +144,12 @@ def test_what_a_keep_set_leaves_is_what_the_pruned_network_costs(name: str, metr
 
 
 @pytest.mark.parametrize("metric", ["macs", "params", "latency"])
-def test_pairs_inside_a_module_kept_whole(metric: str, table: LatencyTable) -> None:
+def test_pairs_inside_a_module_kept_whole(metric: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), Moded(), nn.Conv2d(8, 4, 1)).eval()
     gm = edp_fx.insert(edp_fx.trace(model, IMAGE), rank=0.25).eval()
     assert "1.a" in pairs(gm)
     wanted = gm(IMAGE)
-    cost = CostModel(gm, edp_fx.analyze(gm, IMAGE), metric, table if metric == "latency" else None)
+    cost = CostModel(gm, edp_fx.analyze(gm, IMAGE), metric, load_device("h200-fp16") if metric == "latency" else None)
     MergePairs(cost.keep_pair({}))(gm)
     torch.testing.assert_close(gm(IMAGE), wanted, rtol=1e-4, atol=1e-5)
 

@@ -327,7 +327,7 @@ def test_a_trained_network_teaches_itself(loaders: Loaders, monkeypatch: pytest.
         ({}, "say how long to train"),
         ({"epochs": 1, "recipe": Recipe(epochs=1)}, "not both"),
         ({"epochs": 1, "teacher": None, "temperature": 3.0}, "temperature applies where there is a teacher"),
-        ({"epochs": 1, "latency_table": object()}, "a budget of latency only"),
+        ({"epochs": 1, "runtime": object()}, "a budget of latency only"),
         ({"epochs": 1, "aling": 4}, "did you mean align"),
         ({"epochs": 0, "end": 0.5}, "end needs training"),
         ({"epochs": 0, "kinds": ("channel",)}, "only ranks"),

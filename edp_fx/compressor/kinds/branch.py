@@ -23,7 +23,7 @@ class Branch(Whole):
     """The f in x + f(x)."""
 
     name = "branch"
-    metrics = ("macs",)
+    metrics = ("macs", "latency")
 
     def find(self, gm: fx.GraphModule, graph: ChannelGraph, first_id: int) -> Sequence[Removable]:
         """Those that a layer of their own can scale."""
@@ -64,7 +64,7 @@ def with_branches(terms: Terms, branches: Sequence[Residual]) -> Terms:
     gates: dict[str, tuple[AxisCount, ...]] = {}
     for one in branches:
         gate = AxisCount(0.0, {one.id: np.ones(1)})
-        for node in one.nodes:
+        for node in (*one.nodes, one.name):  # the sum goes with it
             gates[node] = (*gates.get(node, ()), gate)
 
     def gated(term: Term) -> Term:

@@ -21,7 +21,7 @@ class Kernel(Whole):
     """What a convolution has beyond one kernel per input channel."""
 
     name = "kernel"
-    metrics = ("macs",)
+    metrics = ("macs", "latency")
     forms: ClassVar[Mapping[str, str]] = {"separate": "pointwise"}
 
     def find(self, gm: fx.GraphModule, graph: ChannelGraph, first_id: int) -> Sequence[Removable]:
@@ -75,9 +75,13 @@ def with_kernels(terms: Terms, kernels: Sequence[Kernels]) -> Terms:
     def add_separate(term: Term, one: Kernels) -> None:
         gone = (AxisCount(1.0, {one.id: -np.ones(1)}),)
         inputs, outputs = term.axes[0], term.axes[-1]
+        first, second = None, None
+        if term.work is not None:
+            first, second = term.work.separated(inputs, outputs, term.positions)
         # what a layer costs once, its positions, stays with the second
-        plain.append(replace(term, axes=(inputs,), overhead=0.0, gates=gone))
-        plain.append(replace(term, constant=term.constant / one.taps, axes=(inputs, outputs), gates=gone))
+        plain.append(replace(term, axes=(inputs,), overhead=0.0, gates=gone, work=first))
+        constant = term.constant / one.taps
+        plain.append(replace(term, constant=constant, axes=(inputs, outputs), gates=gone, work=second))
 
     for term in terms[0]:
         one = of_node.get(term.node)

@@ -1,0 +1,109 @@
+"""``Meter``: what share of the dense network's time another takes, both timed in turns."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+from edp_fx.errors import LoweringError
+from edp_fx.inputs import normalize
+from edp_fx.latency.runtimes import Runtime
+
+Measured = TypeVar("Measured")
+SECONDS = 6.0
+BLOCKS = 5  # of turns: each gives a ratio, whose median one that was disturbed does not move
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Milliseconds of one call of two networks timed in turns: medians, in the ratio that was the median one."""
+
+    dense_ms: float
+    small_ms: float
+
+    @property
+    def share(self) -> float:
+        """The second over the first."""
+        return self.small_ms / self.dense_ms
+
+
+class Meter:
+    """Times networks against one.
+
+    What slows the machine slows both, since they run in turns, so that their ratio is worth more than either time. In a
+    distributed run rank 0 measures and the others take its numbers.
+
+    Args:
+        runtime: measures.
+        batch: images a call.
+        dense: the network to compare with; a copy is made ready when it is first timed.
+        example_inputs: of any batch size; the first input's length is the batch.
+        seconds: of timing for both together.
+    """
+
+    def __init__(
+        self, runtime: Runtime, batch: int, dense: nn.Module, example_inputs: Any, seconds: float = SECONDS
+    ) -> None:
+        self.runtime, self.batch, self.seconds = runtime, batch, seconds
+        self._dense, self._inputs = dense, batched(normalize(example_inputs), batch)
+        self._call: Callable[[], Any] | None = None
+
+    def dense_ms(self) -> float:
+        """Milliseconds of the dense network alone.
+
+        Raises:
+            LoweringError: the runtime cannot take it.
+        """
+        return self._agreed(lambda: self.runtime.time(self._dense, self._inputs))
+
+    def compare(self, network: nn.Module) -> Reading:
+        """Time ``network`` and the dense one.
+
+        Raises:
+            LoweringError: the runtime cannot take one of them.
+        """
+        return self._agreed(lambda: self._compare(network))
+
+    @staticmethod
+    def _agreed(measure: Callable[[], Measured]) -> Measured:
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return measure()
+        told: list[Any] = [None]
+        if distributed.get_rank() == 0:
+            try:
+                told = [measure()]
+            except LoweringError as error:  # the others must not wait for a number
+                told = [str(error)]
+        distributed.broadcast_object_list(told, src=0)
+        if isinstance(told[0], str):
+            raise LoweringError(told[0])
+        result: Measured = told[0]
+        return result
+
+    def _compare(self, network: nn.Module) -> Reading:
+        from edp_fx.lowering.latency import interleaved
+
+        ready = self.runtime.ready
+        if ready is None:
+            return Reading(self.runtime.time(self._dense, self._inputs), self.runtime.time(network, self._inputs))
+        if self._call is None:
+            self._call = ready(self._dense, self._inputs)
+        calls = {"dense": self._call, "small": ready(network, self._inputs)}
+        times = [
+            interleaved(calls, seconds=self.seconds / BLOCKS, min_runs=3, max_runs=100, warmup=1) for _ in range(BLOCKS)
+        ]
+        dense = statistics.median(one["dense"].median_ms for one in times)
+        share = statistics.median(one["small"].median_ms / one["dense"].median_ms for one in times)
+        return Reading(dense, share * dense)
+
+
+def batched(inputs: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:
+    """The inputs with ``batch`` rows, repeated where there are fewer."""
+    rows = inputs[0].shape[0] if inputs[0].dim() else 0
+    index = torch.arange(batch) % max(1, rows)
+    return tuple(x[index.to(x.device)] if x.dim() and x.shape[0] == rows else x for x in inputs)
