@@ -18,6 +18,7 @@ Scores = NDArray[np.float64]
 COARSE = 0.005  # an overshoot below this share of the target is left as it is
 RETRIES = 96  # how often a choice that overshoots is made anew without what overshot
 ROUNDS = 8  # by time: how often curves are made anew in one decision
+WHOLES = 12  # of what can only go as a whole, so many are tried the other way
 REPAIRS = 96  # how many of the last chosen are tried for giving back
 
 
@@ -99,15 +100,50 @@ class Selector:
             end: the target of the last choice, ``target`` where None: only what overshoots that is looked at again.
         """
         end = target if end is None else min(end, target)
-        before, now = alive, self.total(alive)
-        if isinstance(self.prices, Clock):
-            rounds = max(rounds, ROUNDS)
+        if not isinstance(self.prices, Clock):
+            left = self._in_rounds(alive, importance, target, end, rounds)
+            return left if fill_from is None else self._give_back(fill_from, left, importance, target)
+        left = self._by_time(alive, importance, target, end, max(rounds, ROUNDS), fill_from)
+        if fill_from is not None:
+            left = self._with_wholes(alive, left, importance, target, end, fill_from)
+        return left
+
+    def _in_rounds(self, alive: Flags, importance: Scores, target: float, end: float, rounds: int) -> Flags:
+        now = self.total(alive)
         for part in range(1, rounds + 1):
             goal = target + (now - target) * (1 - part / rounds)
             alive = self._one_round(alive, importance, goal, min(end, goal))
-        if isinstance(self.prices, Clock):
-            alive = self._free_back(before if fill_from is None else fill_from, alive, importance)
-        return alive if fill_from is None else self._give_back(fill_from, alive, importance, target)
+        return alive
+
+    def _by_time(
+        self, alive: Flags, importance: Scores, target: float, end: float, rounds: int, fill_from: Flags | None
+    ) -> Flags:
+        left = self._in_rounds(alive, importance, target, end, rounds)
+        left = self._free_back(alive if fill_from is None else fill_from, left, importance)
+        return left if fill_from is None else self._give_back(fill_from, left, importance, target)
+
+    def _with_wholes(
+        self, alive: Flags, left: Flags, importance: Scores, target: float, end: float, fill_from: Flags
+    ) -> Flags:
+        """``left``, or what is left with another choice of what can only go as a whole: what that saves falls with
+        every element that goes inside it, so that its curve says too late that it should have gone first."""
+        curves = self._savings(alive)
+        assert isinstance(curves, Curves)
+        wholes = np.flatnonzero((self.elements.sizes == 1) & (self.floors == 0) & alive[self.elements.offsets[:-1]])
+        places = self.elements.offsets[wholes]
+        saved = np.array([curves.saved(int(group), np.ones(1, dtype=np.int64))[0] for group in wholes])
+        kept = float(importance[left].sum())
+        for place in places[np.argsort(importance[places] / np.maximum(saved, 1e-12), kind="stable")][:WHOLES]:
+            gone = places[~left[places]]
+            for others in (gone[gone != place], gone[:0]):  # those that are gone stay so, or all is open again
+                changed = np.append(others, place) if left[place] else others
+                start = without(alive, changed)
+                fill = without(fill_from, np.array([place])) if left[place] else fill_from
+                other = self._by_time(start, importance, target, end, 2, fill)
+                if self.total(other) <= target and (gain := float(importance[other].sum())) > kept:
+                    left, kept = other, gain
+                    break
+        return left
 
     def _one_round(self, alive: Flags, importance: Scores, target: float, end: float) -> Flags:
         if self.total(alive) <= target:

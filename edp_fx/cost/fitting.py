@@ -155,7 +155,7 @@ def fit(start: Device, terms: Sequence[list[Term]], measured: Floats) -> tuple[D
     Returns:
         The device, its milliseconds of each network, and the mean square.
     """
-    from scipy.optimize import minimize
+    from scipy.optimize import least_squares
 
     ready = [Times.made(plain, start) for plain in terms]
     counts = [np.array([*(axis.whole for axis in one.axes), 1.0]) for one in ready]
@@ -167,15 +167,16 @@ def fit(start: Device, terms: Sequence[list[Term]], measured: Floats) -> tuple[D
     def predicted(device: Device) -> Floats:
         return np.array([one.on(device).of(count).sum() for one, count in zip(ready, counts, strict=True)])
 
-    def loss(values: Floats) -> float:
-        return float(np.square(np.log(predicted(device_of(values)) / measured)).mean())
+    def residuals(values: Floats) -> Floats:
+        return np.log(predicted(device_of(values)) / measured)
 
-    guess = np.log([0.7, 0.7, 0.1, 1.0, max(1e-3, 0.2e3 * float(measured.min()) / DEPTH)])
-    found = minimize(loss, guess, method="Nelder-Mead", options={"maxiter": 500, "xatol": 1e-3, "fatol": 1e-6})
+    shortest = 1e3 * float(measured.min()) / DEPTH  # microseconds a layer
+    starts = [np.log([0.7, 0.7, 0.1, 1.0, max(1e-3, share * shortest)]) for share in (0.9, 0.3, 0.03)]
+    found = min((least_squares(residuals, one, diff_step=1e-3) for one in starts), key=lambda one: float(one.cost))
     device = device_of(found.x)
     rounded = {name: float(f"{getattr(device, name):.4g}") for name in (*FITTED, "peak", "bandwidth")}
     device = device.changed(**rounded)
-    return device, predicted(device), float(found.fun)
+    return device, predicted(device), float(2 * found.cost / len(measured))
 
 
 def _bytes(terms: list[Term], precision: str) -> float:

@@ -12,10 +12,13 @@ import torch
 from torch import fx, nn
 
 import edp_fx
+from edp_fx.channels import analyze
 from edp_fx.cost import CostModel, Device, device_names, load_device
+from edp_fx.cost.fitting import FITTED, measure_device
 from edp_fx.cost.launches import FUSIONS, launch_terms
 from edp_fx.errors import BudgetError
 from edp_fx.inputs import randomize_
+from edp_fx.latency import Runtime
 from edp_fx.pairs import Pair
 from edp_fx.passes.base import PassManager
 from edp_fx.passes.merge import MergePairs
@@ -162,3 +165,21 @@ def test_a_wrong_device_is_one_line(tmp_path: Path) -> None:
     gm = traced("test_resnet")
     with pytest.raises(BudgetError, match="of a device"):
         CostModel(gm, edp_fx.analyze(gm, IMAGE), "latency")
+
+
+def test_what_is_fitted_to_a_device_is_that_device() -> None:
+    known = Device("known", "cpu", "onnxruntime", "fp32", peak=0.05, bandwidth=20.0, convolution=0.6, matrices=0.4,
+                   depthwise=0.2, memory=0.5, launch=8.0, tile_outputs=8, tile_inputs=1)  # fmt: skip
+
+    def time(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> float:
+        assert isinstance(module, fx.GraphModule)
+        return CostModel(module, analyze(module, inputs), "latency", known).dense
+
+    measured, probes = measure_device("mine", Runtime("onnxruntime", "cpu", 1, time))
+    assert max(abs(probe.residual) for probe in probes) < 0.02
+    for name in ("convolution", "matrices", "depthwise"):
+        wanted = getattr(known, name) * known.peak
+        assert getattr(measured, name) * measured.peak == pytest.approx(wanted, rel=0.05)
+    assert measured.memory * measured.bandwidth == pytest.approx(known.memory * known.bandwidth, rel=0.05)
+    assert measured.launch == pytest.approx(known.launch, rel=0.1)
+    assert measured.at_hand and measured.fitted == FITTED

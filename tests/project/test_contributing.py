@@ -63,7 +63,7 @@ def check_kind(names: dict[str, Any]) -> None:
 
 def check_device(names: dict[str, Any]) -> None:
     layer = nn.Linear(9, 100)
-    assert names["table"].network(edp_fx.trace(layer, torch.randn(2, 9)), torch.randn(2, 9)) == pytest.approx(1e-3)
+    assert names["board"].time(layer, (torch.randn(2, 9),)) == pytest.approx(1e-3)
 
 
 def check_target(names: dict[str, Any]) -> None:
