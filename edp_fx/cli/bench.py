@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edp_fx.cli.options import ImgSize, NumClasses
+from edp_fx.cli.options import RUNTIMES, ImgSize, NumClasses
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +24,7 @@ def bench(
     ] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="torch, compile or onnxruntime; repeat for several. Default: all."),
+        typer.Option(help=f"{' | '.join(RUNTIMES)}; repeat for several. Default: torch, compile, onnxruntime."),
     ] = None,
     engine: Annotated[
         list[Path] | None,
@@ -36,6 +36,7 @@ def bench(
     seconds: Annotated[float, typer.Option(help="Time for each backend and batch size.", min=0)] = 2.0,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: torch's own.", min=1)] = None,
     cuda_graph: Annotated[bool, typer.Option(help="Capture the engines' launches once and replay them.")] = False,
+    precision: Annotated[str, typer.Option(help="Of the models: fp32 | fp16 | bf16.")] = "fp32",
     num_classes: NumClasses = None,
     img_size: ImgSize = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the rows as JSON.")] = None,
@@ -48,7 +49,7 @@ def bench(
 
     from edp_fx.errors import LoweringError
     from edp_fx.files import check_writable, write
-    from edp_fx.lowering.benchmark import BACKENDS, Timing, bench_engines, bench_models
+    from edp_fx.latency.benchmark import BACKENDS, Timing, bench_engines, bench_models
 
     if not models and not engine:
         raise LoweringError("nothing to time: name models, or engines with --engine")
@@ -66,7 +67,7 @@ def bench(
 
         loaded = {spec: load_model(spec, num_classes=num_classes, img_size=img_size) for spec in models}
         pairs = {spec: (one.model, one.example_inputs) for spec, one in loaded.items()}
-        rows += bench_models(pairs, backends=backend or BACKENDS, batches=batches, seconds=seconds)
+        rows += bench_models(pairs, backends=backend or BACKENDS, batches=batches, seconds=seconds, precision=precision)
     headers = ["backend", "batch", "model", "median ms", "p95 ms", "images/s", "runs", "speed-up"]
     table = []
     for row in (one.to_json() for one in rows):

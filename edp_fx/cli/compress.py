@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edp_fx.cli.options import MODEL_HELP, Mean, Std, Weights
-from edp_fx.cost.device import RUNTIMES
+from edp_fx.cli.options import MODEL_HELP, RUNTIMES, Mean, Std, Weights
 from edp_fx.lowering.targets import TARGETS
 
 EXAMPLE = "Example: edp-fx compress resnet18 --data digits --macs 0.4 --epochs 10 --out demo"

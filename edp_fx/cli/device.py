@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edp_fx.cost.device import BYTES, DEFAULT
-from edp_fx.latency.runtimes import RUNTIMES
+from edp_fx.cli.options import RUNTIMES
 
 devices = typer.Typer(no_args_is_help=True, help="Devices that a budget of time can be of.")
 
@@ -41,14 +40,14 @@ def measure(
     out: Annotated[Path, typer.Option(help="The file to write.")],
     runtime: Annotated[str, typer.Option(help=" | ".join(RUNTIMES))] = "onnxruntime",
     name: Annotated[str, typer.Option(help="What to call it.")] = "mine",
-    precision: Annotated[str, typer.Option(help=f"That the runtime computes in: {' | '.join(BYTES)}.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="That the runtime computes in: fp32 | fp16 | bf16.")] = "fp32",
     batch: Annotated[int, typer.Option(help="Images of a call.", min=1)] = 1,
     threads: Annotated[int, typer.Option(help="Of the processor.", min=1)] = 1,
 ) -> None:
     """Measure this machine's own device: two minutes of layers of many sizes, and five numbers fitted to them."""
     from tabulate import tabulate
 
-    from edp_fx.cost.device import load_device
+    from edp_fx.cost.device import DEFAULT, load_device
     from edp_fx.cost.fitting import measure_device
     from edp_fx.files import check_writable
     from edp_fx.latency import make_runtime
@@ -56,9 +55,8 @@ def measure(
     check_writable(out)
     known = load_device(DEFAULT if runtime == "onnxruntime" else "h200-fp16")
     tile = (known.tile_outputs, known.tile_inputs)
-    one, probes = measure_device(
-        name, make_runtime(runtime, threads=threads), precision, batch, (tile,), say=lambda text: typer.echo(text)
-    )
+    there = make_runtime(runtime, threads=threads, precision=precision)
+    one, probes = measure_device(name, there, precision, batch, (tile,), say=lambda text: typer.echo(text))
     one.write(out)
     rows = [[probe.what, f"{probe.measured:.4g}", f"{probe.fitted:.4g}", f"{probe.residual:+.0%}"] for probe in probes]
     typer.echo(tabulate(rows, headers=["layers", "measured ms", "fitted ms", "residual"], disable_numparse=True))

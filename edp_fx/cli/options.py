@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+# those of edp_fx.latency, which --help would wait for
+RUNTIMES = ("torch", "graph", "compile", "onnxruntime", "tensorrt", "tensorrt-rtx")
 MODEL_HELP = "A saved directory, a timm name, torchvision:NAME or module.path:callable."
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import edp_fx
 from edp_fx.errors import LoweringError
-from edp_fx.lowering.benchmark import bench_engines, bench_models
+from edp_fx.latency.benchmark import bench_engines, bench_models
 from edp_fx.lowering.latency import interleaved, onnx_latency
 
 

@@ -149,6 +149,14 @@ def test_devices_come_with_the_library_and_are_read_back_as_written(tmp_path: Pa
     assert load_device("cpu-onnxruntime").at_hand
 
 
+def test_the_commands_offer_the_runtimes_that_there_are() -> None:
+    from edp_fx.cli import options
+    from edp_fx.cost import device
+    from edp_fx.latency import RUNTIMES
+
+    assert set(options.RUNTIMES) == set(RUNTIMES) == set(device.RUNTIMES)
+
+
 def test_a_wrong_device_is_one_line(tmp_path: Path) -> None:
     damaged, other = tmp_path / "a.json", tmp_path / "b.json"
     damaged.write_text("{")

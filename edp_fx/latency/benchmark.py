@@ -12,15 +12,14 @@ from torch import Tensor, nn
 
 from edp_fx.errors import LoweringError, whole_line
 from edp_fx.inputs import normalize
+from edp_fx.latency.runtimes import RUNTIMES, make_runtime
 from edp_fx.lowering.engine import load_engine
 from edp_fx.lowering.latency import Latency, interleaved
-from edp_fx.lowering.onnx_engine import OnnxEngine
-from edp_fx.lowering.onnx_export import export_onnx
-from edp_fx.lowering.precision import cast_inputs, prepare
+from edp_fx.lowering.precision import cast_inputs
 from edp_fx.lowering.profile import Profile, Range
-from edp_fx.lowering.targets import Engine
 
 BACKENDS = ("torch", "compile", "onnxruntime")
+"""Those that are timed where none is named; on a GPU also ``graph``, and TensorRT where it is installed."""
 
 
 @dataclass(frozen=True)
@@ -59,34 +58,45 @@ def bench_models(
     backends: Sequence[str] = BACKENDS,
     batches: Sequence[int] = (1, 8),
     seconds: float = 2.0,
+    precision: str = "fp32",
+    threads: int | None = None,
 ) -> list[Timing]:
     """Time every model (with its example inputs) on every backend at every batch size, the first as the
     baseline.
 
-    ``torch`` and ``compile`` run on the GPU where there is one, ``onnxruntime`` on the CPU. A backend that
-    cannot take a model gives a row with the reason. Raises LoweringError for an unknown backend.
+    Args:
+        models: name -> model and example inputs.
+        backends: of :data:`edp_fx.latency.RUNTIMES`.
+        batches: images a call.
+        seconds: of timing for each backend and batch size.
+        precision: ``fp32``, ``fp16`` or ``bf16``; batch norms are folded, and images lie channels last on a GPU.
+        threads: of the processor; torch's own where None.
+
+    A backend that cannot take a model, or that this machine lacks, gives a row with the reason. Raises LoweringError
+    for an unknown backend.
     """
-    makers: dict[str, Callable[[nn.Module, tuple[Tensor, ...]], Callable[..., Any]]] = {
-        "torch": _eager,
-        "compile": _compiled,
-        "onnxruntime": _onnxruntime,
-    }
     for backend in backends:
-        if backend not in makers:
-            raise LoweringError(f"unknown backend {backend!r}: one of {', '.join(makers)}; engines are given as files")
+        if backend not in RUNTIMES:
+            raise LoweringError(
+                f"unknown backend {backend!r}: one of {', '.join(RUNTIMES)}; engines are given as files"
+            )
     rows: list[Timing] = []
     for backend in backends:
-        made: dict[str, Callable[..., Any]] = {}
-        refused: dict[str, str] = {}
-        inputs: dict[str, tuple[Tensor, ...]] = {}
-        for name, (model, examples) in models.items():
-            inputs[name] = cast_inputs(tuple(x.detach().cpu() for x in normalize(examples)), torch.float32)
-            try:
-                made[name] = makers[backend](model, inputs[name])
-            except Exception as error:
-                refused[name] = whole_line(error)
         for batch in batches:
-            rows += _row(backend, batch, list(models), made, inputs, dict(refused), seconds)
+            calls: dict[str, Callable[[], Any]] = {}
+            refused: dict[str, str] = {}
+            for name, (model, examples) in models.items():
+                given = cast_inputs(tuple(x.detach().cpu() for x in normalize(examples)), torch.float32)
+                given = Profile(Range.of(batch)).sample(given, batch, None, seed=0)
+                try:
+                    runtime = make_runtime(backend, threads=threads or torch.get_num_threads(), precision=precision)
+                    assert runtime.ready is not None
+                    calls[name] = runtime.ready(model, given)
+                    calls[name]()
+                except Exception as error:
+                    calls.pop(name, None)
+                    refused[name] = whole_line(error)
+            rows += _row(backend, batch, list(models), calls, refused, seconds)
     return rows
 
 
@@ -103,33 +113,27 @@ def bench_engines(
     inputs = {name: engine.example_inputs() for name, engine in engines.items()}
     rows: list[Timing] = []
     for batch in batches:
-        rows += _row("engine", batch, list(engines), _callables(engines), inputs, {}, seconds)
+        calls: dict[str, Callable[[], Any]] = {}
+        refused: dict[str, str] = {}
+        for name, engine in engines.items():
+            call = _call(engine, Profile(Range.of(batch)).sample(inputs[name], batch, None, seed=0))
+            try:
+                call()
+                calls[name] = call
+            except Exception as error:
+                refused[name] = whole_line(error)
+        rows += _row("engine", batch, list(engines), calls, refused, seconds)
     return rows
-
-
-def _callables(engines: Mapping[str, Engine]) -> dict[str, Callable[..., Any]]:
-    return dict(engines)
 
 
 def _row(
     backend: str,
     batch: int,
     names: list[str],
-    made: Mapping[str, Callable[..., Any]],
-    inputs: Mapping[str, tuple[Tensor, ...]],
-    refused: dict[str, str],
+    calls: Mapping[str, Callable[[], Any]],
+    refused: Mapping[str, str],
     seconds: float,
 ) -> list[Timing]:
-    calls: dict[str, Callable[[], Any]] = {}
-    for name, function in made.items():
-        given = Profile(Range.of(batch)).sample(inputs[name], batch, None, seed=0)
-        device = getattr(function, "device", None)
-        call = _call(function, tuple(x.to(device) for x in given) if device is not None else given)
-        try:
-            call()
-            calls[name] = call
-        except Exception as error:
-            refused[name] = whole_line(error)
     measured = interleaved(calls, seconds=seconds) if calls else {}
     first = measured.get(names[0])
     rows = []
@@ -141,33 +145,11 @@ def _row(
 
 
 def _call(function: Callable[..., Any], given: tuple[Tensor, ...]) -> Callable[[], Any]:
+    device = getattr(function, "device", None)
+    there = tuple(x.to(device) for x in given) if device is not None else given
+
     def call() -> Any:
         with torch.inference_mode():
-            return function(*given)
+            return function(*there)
 
     return call
-
-
-class _Module:
-    """A module on the device it is timed on."""
-
-    def __init__(self, module: nn.Module, compiled: bool) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        ready = module.to(self.device)
-        self._function: Callable[..., Any] = torch.compile(ready) if compiled else ready
-
-    def __call__(self, *inputs: Tensor) -> Any:
-        return self._function(*inputs)
-
-
-def _eager(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
-    return _Module(prepare(model, "fp32"), compiled=False)
-
-
-def _compiled(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
-    return _Module(prepare(model, "fp32"), compiled=True)
-
-
-def _onnxruntime(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
-    exported = export_onnx(prepare(model, "fp32"), inputs, Profile(Range(1, 2, 4096)))
-    return OnnxEngine(exported.data)
