@@ -33,8 +33,8 @@ class Replay(nn.Module):
         if EDGES in self._modules:
             raise TraceError(f"the model has a module {EDGES!r}: its parts are traced already, go on with those")
         marks = nn.Module()
-        for number, call in enumerate(plan.calls):
-            for name in edges(number, call):
+        for call in plan.calls:
+            for name in edges(call):
                 marks._modules[name] = nn.Identity()
         self._modules[EDGES] = marks
         self._plan = (plan,)
@@ -47,8 +47,8 @@ class Replay(nn.Module):
         (plan,) = self._plan
         made: list[list[Any]] = []
         results: list[Any] = []
-        for number, call in enumerate(plan.calls):
-            names = edges(number, call)
+        for call in plan.calls:
+            names = edges(call)
             given = [inputs[place] if maker < 0 else made[maker][place] for maker, place in call.sources]
             marked = [self._mark(name, value) for name, value in zip(names, given)]
             args, kwargs = call.given.filled(marked)
@@ -60,9 +60,9 @@ class Replay(nn.Module):
         return (*results, *(attribute(self, name) for name in plan.parameters))
 
 
-def edges(number: int, call: PartCall) -> list[str]:
+def edges(call: PartCall) -> list[str]:
     """Names of the marks of a call: of its input tensors, then of its output tensors."""
-    base = f"{call.path.replace('.', '_')}_{number}"
+    base = f"{call.path.replace('.', '_')}_{call.turn}"
     outputs = range(len(call.read))
     return [f"{base}_in{place}" for place in range(len(call.sources))] + [f"{base}_out{place}" for place in outputs]
 
@@ -157,12 +157,12 @@ def _move_in(traced: fx.GraphModule, model: nn.Module) -> None:
             home.register_buffer(leaf, value, persistent=False)
 
 
-def region(gm: fx.GraphModule, number: int, call: PartCall) -> fx.Graph:
+def region(gm: fx.GraphModule, call: PartCall) -> fx.Graph:
     """What one call of a part computes, as a graph from its input tensors to the tuple of its output tensors.
 
     Targets stay relative to ``gm``. It is all that lies between the call's marks, and what it is made from.
     """
-    marks = {f"{EDGES}.{name}": place for place, name in enumerate(edges(number, call))}
+    marks = {f"{EDGES}.{name}": place for place, name in enumerate(edges(call))}
     first = len(call.sources)
     nodes = list(gm.graph.nodes)
     found = {marks[node.target]: node for node in nodes if node.op == "call_module" and node.target in marks}

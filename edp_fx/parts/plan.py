@@ -18,6 +18,7 @@ class PartCall:
 
     Attributes:
         path: of the part.
+        turn: which call of this part it is, from 0 on.
         given, gave: form of its arguments and of its result.
         sources: where its input tensors come from.
         shapes: of its input tensors in the recorded run.
@@ -26,6 +27,7 @@ class PartCall:
     """
 
     path: str
+    turn: int
     given: Form
     gave: Form
     sources: list[Source]
@@ -123,4 +125,5 @@ def _made(plan: Plan, call: Call, sources: Sequence[Source | None], outside: dic
             source = (-1, outside[id(tensor)])
         found.append(source)
     shapes = [tuple(tensor.shape) for tensor in call.inputs]
-    return PartCall(call.path, call.given, call.gave, found, shapes, [False] * len(call.outputs), call)
+    turn = sum(one.path == call.path for one in plan.calls)
+    return PartCall(call.path, turn, call.given, call.gave, found, shapes, [False] * len(call.outputs), call)

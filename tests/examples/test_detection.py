@@ -1,0 +1,100 @@
+"""The example of detection: runs from its command, and answers wrong data in a line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from examples import detection, voc
+from tests.helpers.voc import write_annotation, write_voc
+
+FAST = ["--model", "fasterrcnn_mobilenet_v3_large_320_fpn", "--size", "64", "--device", "cpu"]
+
+
+def found(*boxes: tuple[float, float, float, float], scores: list[float] | None = None) -> voc.Target:
+    target = {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.ones(len(boxes), dtype=torch.int64)}
+    return target if scores is None else {**target, "scores": torch.tensor(scores)}
+
+
+def test_average_precision() -> None:
+    here, there, off = (0.0, 0.0, 10.0, 10.0), (20.0, 20.0, 30.0, 30.0), (50.0, 50.0, 60.0, 60.0)
+    wanted = [found(here, there), found()]
+    nothing = found(scores=[])
+    assert voc.average_precision([found(here, there, scores=[0.9, 0.8]), nothing], wanted) == 1.0
+    assert voc.average_precision([found(here, scores=[0.9]), nothing], wanted) == 0.5
+    assert voc.average_precision([nothing, found(here, scores=[0.9])], wanted) == 0.0
+    # a wrong one between the two: precision 1 up to half of all, then 2/3
+    between = found(here, off, there, scores=[0.9, 0.8, 0.7])
+    assert voc.average_precision([between, nothing], wanted) == pytest.approx(0.5 + 0.5 * 2 / 3)
+    # the same box twice counts once
+    twice = found(here, here, there, scores=[0.9, 0.8, 0.7])
+    assert voc.average_precision([twice, nothing], wanted) == pytest.approx(0.5 + 0.5 * 2 / 3)
+
+
+def test_a_flipped_image_has_flipped_boxes(tmp_path: Path) -> None:
+    annotations = voc.read_annotations(write_voc(tmp_path, 1))
+    torch.manual_seed(0)
+    rows = [voc.Boxes(annotations, ["square"], flip=True)[0] for _ in range(8)]
+    assert len({tuple(target["boxes"][0].tolist()) for _, target in rows}) == 2
+    for image, target in rows:
+        x1, y1, x2, y2 = (int(one) for one in target["boxes"][0])
+        assert image[:, y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].mean() > 0.8 > 0.6 > image[:, :, : max(1, x1 - 2)].mean()
+
+
+def wrong_data(directory: Path, case: str) -> tuple[list[str], str]:
+    """Options, and what the line says."""
+    if case == "no directory":
+        return ["--data", str(directory / "none")], "has no annotations/*.xml"
+    write_voc(directory)
+    if case == "empty box":
+        write_annotation(directory, 3, "square", (5, 5, 5, 20))
+        return [], "03.xml: the box (5.0, 5.0, 5.0, 20.0) of 'square' has no area"
+    if case == "a class too many":
+        write_annotation(directory, 3, "circle", (5, 5, 25, 20))
+        return ["--classes", "square"], "03.xml: the class 'circle' is not among square"
+    if case == "a class in test images only":
+        write_annotation(directory, 5, "circle", (5, 5, 25, 20))
+        return [], "the class 'circle' is in test images only"
+    if case == "missing image":
+        (directory / "images" / "04.jpg").unlink()
+        return [], "04.jpg, which does not exist"
+    if case == "no XML":
+        (directory / "annotations" / "02.xml").write_text("box")
+        return [], "02.xml is no VOC annotation"
+    if case == "batch":
+        return ["--batch", "9"], "--batch 9 is more than the 8 training images"
+    return ["--model", "yolo"], "torchvision has no model 'yolo'"
+
+
+CASES = (
+    "no directory", "empty box", "a class too many", "a class in test images only", "missing image", "no XML", "batch",
+    "model",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wrong_data_is_one_line(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options, message = wrong_data(tmp_path / "data", case)
+    status = detection.main(["--data", str(tmp_path / "data"), "--batch", "4", *options])
+    said = capsys.readouterr().err
+    assert status == 2
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert message in said
+
+
+@pytest.mark.slow
+def test_the_command_trains_writes_and_reads_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write_voc(tmp_path / "data"), tmp_path / "small"
+    options = ["--data", str(data), *FAST, "--batch", "4", "--out", str(out)]
+    assert detection.main([*options, "--epochs", "2", "--macs", "0.6"]) == 0
+    said = capsys.readouterr().out
+    assert "epoch 2/2" in said and "not traced: rpn" in said
+    assert {file.name for file in out.iterdir()} == {"weights.safetensors", "recipe.json", "report.json"}
+    rows = json.loads((out / "report.json").read_text())["rows"]
+    assert rows["compressed"]["MACs"] <= 0.601 * rows["dense"]["MACs"]
+    assert detection.main(["--data", str(data), "--evaluate", str(out)]) == 0
+    again = capsys.readouterr().out
+    assert f"{100 * rows['compressed']['AP50']:.1f} %" in again
