@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import fx, nn
@@ -31,17 +31,19 @@ class PartForward:
         self.path = path
         self._tables: Tables = (root._modules, root._parameters, root._buffers)
         self._forms = [(number, one.given, one.gave, one.shapes) for number, one in calls.items()]
+        self._cut: Callable[[int], fx.Graph] | None = None
         self._regions: dict[int, fx.Graph] = {}
         self._compiled: dict[int, Any] = {}
 
-    @property
-    def numbers(self) -> list[int]:
-        """Of the part's calls."""
-        return [number for number, *_ in self._forms]
+    def renew(self, cut: Callable[[int], fx.Graph]) -> None:
+        """Run from now on what ``cut`` gives as the region of a call, by its number."""
+        self._cut, self._regions, self._compiled = cut, {}, {}
 
-    def renew(self, regions: Mapping[int, fx.Graph]) -> None:
-        """Run these graphs from now on, by the number of the call."""
-        self._regions, self._compiled = dict(regions), {}
+    def _region(self, number: int) -> fx.Graph:
+        if number not in self._regions:
+            assert self._cut is not None
+            self._regions[number] = self._cut(number)
+        return self._regions[number]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         form, tensors = Form.of((args, kwargs))
@@ -57,7 +59,7 @@ class PartForward:
 
     def _function(self, number: int) -> Any:
         if number not in self._compiled:
-            code = self._regions[number].python_code("self")
+            code = self._region(number).python_code("self")
             names = dict(code.globals)
             exec(compile(code.src, f"<part {self.path}>", "exec"), names)
             self._compiled[number] = names["forward"]
@@ -75,7 +77,8 @@ class PartForward:
         memo[id(self)] = made
         made.__dict__.update(self.__dict__)
         made._tables = copy.deepcopy(self._tables, memo)
-        made._regions, made._compiled = dict(self._regions), dict(self._compiled)
+        made._regions = {number: self._region(number) for number, *_ in self._forms}
+        made._cut, made._compiled = None, dict(self._compiled)
         return made
 
     def __reduce__(self) -> Any:

@@ -10,6 +10,7 @@ from torch import fx, nn
 from edp_fx.errors import TraceError
 from edp_fx.frontend import trace
 from edp_fx.frontend.running import attribute, submodule
+from edp_fx.parts.forward import PartForward
 from edp_fx.parts.plan import PartCall, Plan
 from edp_fx.parts.recording import Form
 
@@ -85,6 +86,9 @@ class JointGraph(fx.GraphModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A graph module of its own, which nothing runs but its own calls."""
         listener = self.__dict__.pop("listener", None)
+        for module in self.modules():
+            if isinstance(forward := module.__dict__.get("forward"), PartForward):
+                memo[id(forward)] = None
         try:
             return super().__deepcopy__(memo)
         finally:

@@ -58,7 +58,7 @@ class Parts:
             if name in called:  # a layer, which runs itself
                 module.__dict__.pop("forward", None)
                 continue
-            forward.renew({n: region(self.graph, self.plan.calls[n]) for n in forward.numbers})
+            forward.renew(lambda number: region(self.graph, self.plan.calls[number]))
             module.__dict__["forward"] = forward
 
     def put(self, graph: fx.GraphModule) -> None:
