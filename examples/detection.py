@@ -43,8 +43,7 @@ def build(name: str, classes: int, size: int, pretrained: bool) -> nn.Module:
         raise ModelError(f"torchvision has no model {name!r}: {', '.join(detectors())}") from error
     sizes: dict[str, Any] = {} if name.startswith("ssd") else {"min_size": size, "max_size": 2 * size}
     weights = "DEFAULT" if pretrained else None
-    layers = {} if pretrained else {"trainable_backbone_layers": 6 if "mobilenet" in name else 5}
-    return builder(weights=None, weights_backbone=weights, num_classes=classes + 1, **sizes, **layers)
+    return builder(weights=None, weights_backbone=weights, num_classes=classes + 1, **sizes)
 
 
 def detectors() -> list[str]:
@@ -158,7 +157,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
         model = build(options.model, len(classes), options.size, options.pretrained).to(options.device)
         parts = edp_fx.trace_parts(model, ([one.to(options.device) for one in first[0]], first[1]))
         if name == "compressed" or options.no_dense:
-            print(parts)
+            print(parts, flush=True)
         train(model, loader, options, parts if name == "compressed" else None)
         rows[name] = facts(model, parts, test)
     extra = {"model": options.model, "classes": list(classes), "size": options.size}

@@ -16,7 +16,7 @@ from edp_fx.parts.plan import Plan, make_plan
 from edp_fx.parts.recording import Recording, record
 from edp_fx.refusal import Refusal
 from edp_fx.validation.compare import relative
-from edp_fx.validation.samples import outputs
+from edp_fx.validation.samples import outputs, whole_float32
 
 _ROUNDING = 1e-3
 
@@ -158,7 +158,8 @@ def _recorded(
     errors: list[Exception] = []
     for mode in ("eval", "train"):
         try:
-            found[mode] = record(model, args, kwargs, train=mode == "train")
+            with whole_float32():  # as where the graph is compared with it
+                found[mode] = record(model, args, kwargs, train=mode == "train")
         except Exception as error:
             errors.append(error)
             refused.append(Refusal(f"{mode} mode", f"the model does not run on the arguments: {typed_line(error)}"))

@@ -20,6 +20,17 @@ LIBRARY: dict[str, tuple[str, ...]] = {
         "edp_fx.analyze(model, x).explain('conv9')",
         "edp_fx.analyze(model, x).group(999)",
     ),
+    "Parts of a model": (
+        "edp_fx.trace_parts('model', x)",
+        "edp_fx.trace_parts(model, 'image')",
+        "edp_fx.trace_parts(model, x, parts=('neck',))",
+        "edp_fx.trace_parts(nn.Sequential(nn.Flatten()), x)",
+        "edp_fx.trace_parts(edp_fx.trace_parts(model, x).model, x)",
+        """
+        parts = edp_fx.trace_parts(model, x)
+        parts.put(edp_fx.trace(model, x))
+        """,
+    ),
     "Method and budget": (
         "edp_fx.Budget()",
         "edp_fx.Budget(macs=0.5, params=0.5)",
