@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # 2.14.1 is the version developed against; any version in pyproject's range does.
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 
-.PHONY: demo test test-all fuzz lint docs coverage bench-compression bench-document clean
+.PHONY: demo test test-all fuzz lint docs coverage bench-compression bench-document bench-gpu clean
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -50,6 +50,10 @@ docs: $(STAMP)
 	$(BIN)/python -m docs.architecture
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python -m docs.links site
+
+# on a machine with an NVIDIA GPU: nine minutes
+bench-gpu: $(VENV)/.benchmarks
+	$(BIN)/python -m benchmarks.gpu --out benchmarks/results/gpu.jsonl
 
 bench-document: $(VENV)/.benchmarks
 	$(BIN)/python -m benchmarks.document

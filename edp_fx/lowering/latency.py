@@ -36,12 +36,13 @@ def interleaved(
     min_runs: int = 10,
     max_runs: int = 1000,
     warmup: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Latency]:
     """Time each of ``calls`` in rounds of one run each, for about ``seconds`` in all but at least
     ``min_runs`` rounds.
 
     The order rotates from round to round, so no call always follows the same other. On a GPU each run is
-    waited for.
+    waited for. ``clock`` gives seconds.
     """
     names = list(calls)
     for _ in range(warmup):
@@ -54,10 +55,10 @@ def interleaved(
         for shift in range(len(names)):
             name = names[(count + shift) % len(names)]
             _wait()
-            start = time.perf_counter()
+            start = clock()
             calls[name]()
             _wait()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(1e3 * (clock() - start))
         count += 1
     return {
         name: Latency(float(np.median(values)), float(np.percentile(values, 95)), len(values))
