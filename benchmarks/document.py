@@ -314,6 +314,16 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     ),
     "exactness.csv": plain_table("What removing dead channels changes", "python -m benchmarks.exactness"),
     "engines.csv": engines,
+    "time_budget.csv": plain_table(
+        "Budgets of time: half of what the dense network takes, on a processor",
+        "python -m benchmarks.time_budget measured",
+        "Shares of the dense network's time; `again` is measured once more after the run.",
+    ),
+    "time_budget_devices.csv": plain_table(
+        "Budgets of time on a GPU that is not at hand: predicted",
+        "python -m benchmarks.time_budget predicted",
+        "Nothing here was measured.",
+    ),
 }
 
 

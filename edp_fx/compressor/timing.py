@@ -57,7 +57,7 @@ class Timing:
         if runtime is None:
             if device.at_hand and device.runtime in RUNTIMES:
                 try:
-                    runtime = make_runtime(device.runtime, precision=device.precision)
+                    runtime = make_runtime(device.runtime, threads=device.threads, precision=device.precision)
                 except LoweringError as error:
                     self.reason = str(error)
             else:

@@ -49,6 +49,7 @@ class Device(Settings):
         memory: share of the bandwidth that launches reach; above 1 where caches hold most of what is between layers.
         launch: microseconds of each launch, whatever it does.
         tile_outputs, tile_inputs: products are computed in blocks of so many outputs and input channels.
+        threads: of a processor.
         fitted: which of these were fitted to measurements; the others are published, or were taken over from a device
             that is built alike.
         source: where the numbers come from.
@@ -70,6 +71,7 @@ class Device(Settings):
     launch: float = bounded(4.0, least=0)
     tile_outputs: int = bounded(64, least=1)
     tile_inputs: int = bounded(32, least=1)
+    threads: int = bounded(1, least=1)
     fitted: tuple[str, ...] = ()
     source: str = ""
 

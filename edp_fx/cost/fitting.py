@@ -116,7 +116,7 @@ def measure_device(
         LoweringError: the runtime cannot take a probe.
     """
     hardware = "cpu" if runtime.device == "cpu" else runtime.device
-    start = Device(name, hardware, runtime.name, precision, peak=1.0, bandwidth=1.0)
+    start = Device(name, hardware, runtime.name, precision, peak=1.0, bandwidth=1.0, threads=runtime.threads)
     terms: list[list[Term]] = []
     times: list[float] = []
     names: list[str] = []
@@ -140,7 +140,7 @@ def measure_device(
         if best is None or loss < best[0]:
             best = loss, device, fitted
     assert best is not None
-    device = best[1].changed(fitted=FITTED, source=f"edp-fx device measure, batch {batch}, {runtime.threads} threads")
+    device = best[1].changed(fitted=FITTED, source=f"edp-fx device measure, {batch} images a call")
     return device, [Probe(*row) for row in zip(names, measured.tolist(), best[2].tolist(), strict=True)]
 
 
