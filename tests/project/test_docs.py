@@ -140,7 +140,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, monkeypatch: pyt
 REASONS = (
     "an engine runs on an NVIDIA GPU",
     "installs",
-    "measures layers for a minute",
+    "measures networks for minutes",
     "needs a network to download the weights",
     "needs several GPUs",
     "needs two machines",
