@@ -5,9 +5,9 @@
 ``DIR`` is a checkout of the repository. The versions take turns, each time in a new process on one thread; the
 medians of the seconds of processor time are given. What is timed:
 
-- ``analysis``, ``insertion``: neither is proved or compared (an old version does no more); pairs start from the identity
-  or, which is the default, from singular vectors.
-- ``checked``: both together, with what checks them where the version has that: ``edp_fx.analyze`` and ``edp_fx.insert``.
+- ``analysis``, ``insertion``: neither is proved or compared (an old version does no more); pairs start from the
+  identity or, which is the default, from singular vectors.
+- ``checked``: both together, with what checks them where the version has that: ``edp_fx.analyze``, ``edp_fx.insert``.
 - ``elements``, ``weighing``, ``choice``, ``last choice``: of a compressor with the kinds that the row names: the flat
   index of what may go, the importance of one step, what goes by one decision, and by the last one in twenty rounds.
 """
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,16 @@ def checks(gm: Any, inputs: Any) -> Iterator[Timed]:
     def fresh() -> None:
         copies[:] = [copy.deepcopy(gm)]
 
+    def onto(change: Callable[[Any], Any]) -> None:
+        change(copies[-1])
+
     yield "analysis", seconds(lambda: analyze(gm, inputs), times=5)
     checked = seconds(lambda: edp_fx.analyze(gm, inputs), times=4)
     for start, times in (("identity", 4), ("spectral", 2)):
-        bare = seconds(lambda: InsertPairs(start=start)(copies[-1]), fresh, times)
-        yield f"insertion, {start}", bare
-        together = checked + seconds(lambda: edp_fx.insert(copies[-1], start=start), fresh, times)
-        yield f"checked, {start}", together
+        bare = InsertPairs(start=start)
+        yield f"insertion, {start}", seconds(partial(onto, bare), fresh, times)
+        inserted = seconds(partial(onto, partial(edp_fx.insert, start=start)), fresh, times)
+        yield f"checked, {start}", checked + inserted
 
 
 def choices(gm: Any, inputs: Any, kinds: str) -> Iterator[Timed]:
