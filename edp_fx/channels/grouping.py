@@ -129,6 +129,11 @@ class Roles:
         return "affine" if isinstance(module, _NORMS) else "other"
 
     def is_rank(self, members: tuple[Member, ...]) -> bool:
-        """True for the axis between the basis and the coefficient of one pair."""
+        """True for the axis between the basis and the coefficient of one pair, and nothing else."""
         owners = {member.layer.rpartition(".")[0] for member in members}
-        return len(members) >= 2 and len(owners) == 1 and isinstance(self._modules.get(owners.pop()), Pair)
+        between = {(member.layer.rpartition(".")[2], member.role) for member in members}
+        return (
+            between == {("basis", "producer"), ("coefficient", "consumer")}
+            and len(owners) == 1
+            and isinstance(self._modules.get(owners.pop()), Pair)
+        )
