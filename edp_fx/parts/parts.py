@@ -68,7 +68,8 @@ class Parts:
             graph: what :func:`edp_fx.load` gives for a saved ``graph`` of the same model with the same parts.
 
         Raises:
-            CheckpointError: it is of other parts. The model is as it was.
+            CheckpointError: it is of other parts, or what the model's own code reads has other sizes. The model is as
+                it was.
         """
         wanted, found = (_marks(one) for one in (self.graph, graph))
         if wanted != found:
@@ -77,18 +78,31 @@ class Parts:
                 f"the saved graph is of other parts than {', '.join(self.names)}: {other} is in one of the two only; "
                 "trace the parts of the same model, called in the same way"
             )
-        home, training = device_of(self.model), self.model.training
-        self.graph.__dict__.pop("listener", None)
-        for name in self.names:
-            self.model.get_submodule(name).__dict__.pop("forward", None)
+        home = device_of(self.model)
         loaded = graph.to(home) if home is not None else graph
+        sizes = [[tuple(one.shape) for one in outputs(network, self.inputs)] for network in (self.graph, loaded)]
+        if sizes[0] != sizes[1]:
+            mine, its = next(pair for pair in zip(*sizes) if pair[0] != pair[1])
+            raise CheckpointError(
+                f"the saved graph gives a tensor of {its} where the model's own code reads one of {mine}: make the "
+                "model as it was when it was saved (number of classes, for instance)"
+            )
+        training = {name: module.training for name, module in self.model.named_modules()}
+        self.take_out()
         called = {
             str(node.target) for one in (self.graph, loaded) for node in one.graph.nodes if node.op == "call_module"
         }
         _take_over(self.model, loaded, called, "")
-        self.model.train(training)
+        for name, module in self.model.named_modules():
+            module.training = training.get(name, training[""])
         self.graph = joined(self.model, loaded, self.names)
         self._listen()
+
+    def take_out(self) -> None:
+        """Let the model run its parts by their own code again, which fits as long as nothing was removed."""
+        self.graph.__dict__.pop("listener", None)
+        for name in self.names:
+            self.model.get_submodule(name).__dict__.pop("forward", None)
 
     def __str__(self) -> str:
         """A line a part: how many layers, and who reads it; then what was refused."""
@@ -143,7 +157,11 @@ def trace_parts(
         raise TraceError(f"no part of {type(model).__name__} can be traced{f' ({said})' if said else ''}")
     made = Parts(model, make_plan(model, list(recordings.values()), names), names, refused)
     if "eval" in recordings:
-        _check(made, recordings["eval"])
+        try:
+            _check(made, recordings["eval"])
+        except TraceError:
+            made.take_out()
+            raise
     for call in made.plan.calls:
         call.recorded = None
     return made

@@ -89,7 +89,7 @@ def test_the_command_trains_writes_and_reads_back(tmp_path: Path, capsys: pytest
     options = ["--data", str(data), "--device", "cpu", "--batch", "4", "--out", str(out)]
     assert detection.main([*options, "--epochs", "2", "--macs", "0.6"]) == 0
     said = capsys.readouterr().out
-    assert "epoch 2/2" in said and "backbone: 78 layers, read by head" in said
+    assert "epoch 2/2" in said and "backbone: 74 layers, read by head" in said
     assert {file.name for file in out.iterdir()} == {"weights.safetensors", "recipe.json", "report.json"}
     rows = json.loads((out / "report.json").read_text())["rows"]
     assert rows["compressed"]["MACs"] <= 0.601 * rows["dense"]["MACs"]

@@ -44,9 +44,9 @@ class Pyramid(nn.Module):
 class Head(nn.Module):
     """One head for a feature map of any size."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 5) -> None:
         super().__init__()
-        self.tower, self.scores = block(12, 12), nn.Conv2d(12, 5, 1)
+        self.tower, self.scores = block(12, 12), nn.Conv2d(12, classes, 1)
 
     def forward(self, x: Tensor, scale: float = 1.0) -> list[Tensor]:
         return [self.scores(self.tower(x)) * scale]
@@ -326,3 +326,27 @@ def test_wrong_uses_say_what_to_do(tmp_path: Path) -> None:
     other = edp_fx.trace_parts(Detector(), (IMAGES, WANTED), parts=("head",))
     with pytest.raises(CheckpointError, match="of other parts than head"):
         other.put(edp_fx.load(tmp_path / "whole"))
+    fresh = Detector()
+    fresh.head, fresh.rest = Head(4), nn.Linear(4, 4)
+    classes = edp_fx.trace_parts(fresh, (IMAGES, WANTED))
+    with pytest.raises(CheckpointError, match=r"a tensor of \(2, 5, 16, 16\) where .* reads one of \(2, 4, 16, 16\)"):
+        classes.put(edp_fx.load(tmp_path / "whole"))
+    fresh.train()(IMAGES, WANTED)["loss"].backward()
+
+
+def test_modes_and_copies_stay_apart(tmp_path: Path) -> None:
+    model = Detector()
+    parts, before = prepared(model, IMAGES, WANTED)
+    edp_fx.save(parts.graph, tmp_path / "whole", parts.inputs)
+    fresh = Detector().train()
+    fresh.backbone.stem[1].eval()  # its statistics stay, as those of pretrained backbones often do
+    other = edp_fx.trace_parts(fresh, (IMAGES, WANTED))
+    other.put(edp_fx.load(tmp_path / "whole"))
+    assert fresh.training
+    assert fresh.backbone.deep[1].training
+    assert not fresh.backbone.stem[1].training
+    kept = copy.deepcopy(fresh)
+    compressed(other, lambda m: m(IMAGES, WANTED)["loss"], macs=0.5)
+    assert relative(before, given(kept, IMAGES, WANTED)) < 1e-5
+    with pytest.raises(TraceError, match=r"edp_fx\.save"):
+        torch.save(fresh, tmp_path / "whole.pt")
