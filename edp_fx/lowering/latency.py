@@ -22,11 +22,12 @@ from edp_fx.lowering.profile import Profile, Range
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds a call over ``runs`` calls."""
+    """Milliseconds a call over ``runs`` calls: the median, and the percentiles above and below it."""
 
     median_ms: float
     p95_ms: float
     runs: int
+    p25_ms: float = float("nan")
 
 
 def interleaved(
@@ -61,7 +62,9 @@ def interleaved(
             times[name].append(1e3 * (clock() - start))
         count += 1
     return {
-        name: Latency(float(np.median(values)), float(np.percentile(values, 95)), len(values))
+        name: Latency(
+            float(np.median(values)), float(np.percentile(values, 95)), len(values), float(np.percentile(values, 25))
+        )
         for name, values in times.items()
     }
 
