@@ -20,7 +20,7 @@ SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Reading:
-    """Milliseconds of one call of two networks timed in turns: lower quartiles, as what else a machine does only adds."""
+    """Milliseconds of a call of two networks in turns: lower quartiles, as what else a machine does only adds."""
 
     dense_ms: float
     small_ms: float
