@@ -46,11 +46,12 @@ def build(out: Path) -> Path:
     run([sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT], out)
     (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
     print(run([sys.executable, "-m", "twine", "check", "--strict", wheel, sdist], out))
-    ours = {f"edp_fx/{path.relative_to(ROOT / 'edp_fx')}" for path in (ROOT / "edp_fx").rglob("*.py")}
+    ours = {
+        f"edp_fx/{path.relative_to(ROOT / 'edp_fx')}"
+        for path in (ROOT / "edp_fx").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and "passes" not in path.parts
+    }
     ours |= {f"edp_fx/passes/{path.name}" for path in (ROOT / "passes").glob("*.py")}
-    ours |= {"edp_fx/py.typed", "edp_fx/coverage/timm_models.json"}
-    ours |= {f"edp_fx/recipes/{path.name}" for path in (ROOT / "edp_fx/recipes").iterdir()}
-    ours |= {f"edp_fx/{path.relative_to(ROOT / 'edp_fx')}" for path in (ROOT / "edp_fx/report/assets").iterdir()}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     with tarfile.open(sdist) as archive:
