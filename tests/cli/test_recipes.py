@@ -38,9 +38,11 @@ def test_a_recipe_is_a_run_that_is_checked_whole(recipe: Shipped) -> None:
     for section in ("recipe", "lower"):
         assert all(getattr(getattr(plan, section), name) == value for name, value in told.get(section, {}).items())
     for name, value in told["method"].items():
+        budget = plan.method.budget
         if name in ("macs", "latency"):
-            budget = plan.method.budget
             assert budget is not None and (budget.metric, budget.value) == (name, value)
+        elif name in ("device", "batch"):
+            assert getattr(budget, name) == value
         elif name != "preset":
             assert getattr(plan.method, name) == (tuple(value) if isinstance(value, list) else value)
 
