@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import edp_fx
 from edp_fx.compressor import Compressor, parameter_groups
-from edp_fx.errors import DataError, EdpError
+from edp_fx.errors import DataError, EdpError, TrainingError
 from edp_fx.parts import Parts
 
 EXEMPLAR, SEARCH, STRIDE = 127, 255, 8  # pixels
@@ -59,12 +59,11 @@ class SiamFC(nn.Module):
             layer(3, c1, 11, 2), nn.MaxPool2d(3, 2), layer(c1, c2, 5), nn.MaxPool2d(3, 2),
             layer(c2, c3, 3), layer(c3, c3, 3), nn.Conv2d(c3, c2, 3),
         )  # fmt: skip
-        self.correlation = Correlation()
-        self.gain, self.bias = nn.Parameter(torch.tensor(1e-3)), nn.Parameter(torch.zeros(()))
+        self.correlation, self.adjust = Correlation(), nn.BatchNorm2d(1)
 
     def response(self, features: Tensor, regions: Tensor) -> Tensor:
         """Scores [N, 1, h, w] of exemplars whose features are known."""
-        return self.gain * self.correlation(features, self.backbone(regions)) + self.bias
+        return self.adjust(self.correlation(features, self.backbone(regions)))
 
     def forward(self, exemplars: Tensor, regions: Tensor, places: list[tuple[int, int]]) -> Tensor:
         """The loss of pairs whose object is at ``places`` (row, column) of the response."""
@@ -177,19 +176,23 @@ def train(model: SiamFC, frames: list[Tensor], options: argparse.Namespace, part
             parts.graph, parts.inputs, macs=options.macs, optimizer=optimizer, total_steps=options.steps
         )
     model.train()
-    total = 0.0
+    losses: list[float] = []
     for step in range(1, options.steps + 1):
         loss = model(*pairs(frames, options.batch, options.cells))
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()
         if compressor is not None:
             compressor.step()
-        total += float(loss.detach())
+        losses.append(float(loss.detach()))
+        if not losses[-1] < float("inf"):
+            raise TrainingError(f"the loss is {losses[-1]} in step {step}: give a smaller --lr than {options.lr}")
         if step % options.every == 0 or step == options.steps:
             at = f", at {compressor.macs:.3f} of its MACs" if compressor is not None else ""
-            print(f"step {step}/{options.steps}: loss {total / step:.3f} on average{at}", flush=True)
+            mean = sum(losses[-options.every :]) / len(losses[-options.every :])
+            print(f"step {step}/{options.steps}: loss {mean:.3f}{at}", flush=True)
     if compressor is not None:
         compressor.finish()
         print(f"pruning and merging changed the parts' outputs by at most {compressor.max_rel_diff:.1e} (relative)")
