@@ -7,6 +7,7 @@ import math
 import operator
 import re
 import types
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -98,8 +99,16 @@ def function(name: Any) -> Any:
 
 
 def _homes() -> dict[str, Any]:
-    builtins = types.SimpleNamespace(**_BUILTINS)
-    return {"F": F, "torch": torch, "operator": operator, "math": math, "builtins": builtins, **_FAMILIES}
+    named = types.SimpleNamespace
+    return {
+        "F": F,
+        "torch": torch,
+        "operator": operator,
+        "math": math,
+        "builtins": named(**_BUILTINS),
+        "collections": named(OrderedDict=OrderedDict),  # what torchvision's segmenters and backbones give
+        **_FAMILIES,
+    }
 
 
 def _is_allowed(home: str, name: str) -> bool:
@@ -107,6 +116,8 @@ def _is_allowed(home: str, name: str) -> bool:
         return name in _OPERATORS
     if home == "builtins":
         return name in _BUILTINS
+    if home == "collections":
+        return name == "OrderedDict"
     if home == "math":
         return not name.startswith("_") and callable(getattr(math, name, None))
     if name in _TORCH_REFUSED:
@@ -168,11 +179,16 @@ def layer_class(path: Any) -> type[nn.Module]:
     return found
 
 
+def is_own_class(kind: type[nn.Module]) -> bool:
+    """Whether a recipe may not name ``kind``: a class of the user's."""
+    return not f"{kind.__module__}.".startswith(_LAYER_PACKAGES)
+
+
 def class_path(module: nn.Module, name: str) -> str:
     """The name a recipe gives the class of the layer ``name`` by. Raises CheckpointError for a user's own."""
     kind = type(module)
     path = f"{kind.__module__}.{kind.__qualname__}"
-    if not path.startswith(_LAYER_PACKAGES):
+    if is_own_class(kind):
         raise CheckpointError(
             f"cannot save the layer {name!r} of your own class {path}: it is not traced through and loading must not "
             "run your code; save with torch.export (.pt2) instead"

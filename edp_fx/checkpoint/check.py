@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
-from edp_fx.errors import CheckpointError
+from edp_fx.errors import CheckpointError, typed_line
 from edp_fx.inputs import device_of, eval_mode, normalize
+from edp_fx.leaves import leaves
 
 
 def check_same(gm: fx.GraphModule, back: fx.GraphModule, example_inputs: Any) -> None:
@@ -33,15 +33,15 @@ def check_same(gm: fx.GraphModule, back: fx.GraphModule, example_inputs: Any) ->
         try:
             wanted = _run(gm, inputs)
         except Exception as error:
-            raise CheckpointError(f"the network does not run on the example inputs: {_first(error)}") from error
+            raise CheckpointError(f"the network does not run on the example inputs: {typed_line(error)}") from error
     home = device_of(gm)
     try:
         with torch.no_grad():
             found = _run(back.to(home) if home is not None else back, inputs)
     except Exception as error:
         raise CheckpointError(
-            f"nothing was written: what would be loaded does not run ({_first(error)}); a layer depends on what is no "
-            "plain attribute of it"
+            f"nothing was written: what would be loaded does not run ({typed_line(error)}); a layer depends on what is "
+            "no plain attribute of it"
         ) from error
     if len(wanted) != len(found):
         raise CheckpointError(
@@ -60,7 +60,7 @@ def _run(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[Any]:
     devices = sorted({one.device.index or 0 for one in inputs if one.is_cuda})
     with eval_mode(network), torch.random.fork_rng(devices):
         torch.manual_seed(0)
-        return tree_leaves(network(*(one.clone() for one in inputs)))
+        return [one for one in leaves(network(*(one.clone() for one in inputs))) if one is not None]
 
 
 def _difference(one: Any, other: Any) -> str | None:
@@ -94,7 +94,3 @@ def _unchanged(network: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in before:
             buffer.copy_(value)
-
-
-def _first(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"

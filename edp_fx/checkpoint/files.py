@@ -10,14 +10,16 @@ from typing import Any
 
 from torch import fx
 
+from edp_fx.checkpoint.allowed import is_own_class
 from edp_fx.checkpoint.check import check_same
 from edp_fx.checkpoint.examples import describe_inputs
 from edp_fx.checkpoint.program import SUFFIX, save_program
 from edp_fx.checkpoint.structure import describe, rebuild
 from edp_fx.checkpoint.weights import weights_to_bytes
-from edp_fx.errors import CheckpointError, one_line
+from edp_fx.errors import CheckpointError, TraceError, one_line
 from edp_fx.extras import installed_version
 from edp_fx.files import write
+from edp_fx.frontend.unfold import unfold
 from edp_fx.inputs import require_graph
 from edp_fx.pairs import Pair
 
@@ -34,7 +36,9 @@ def save(
 
     What is to be written is read back first, and has to compute what ``gm`` computes on the example inputs in eval
     mode. Weights that weight norm, spectral norm, a pruning mask or another parametrisation makes are written as they
-    are computed with, so what is loaded trains as a plain layer.
+    are computed with, so what is loaded trains as a plain layer. A layer of a class of your own is written as the
+    plain layers and operations of its forward, and a dataclass of outputs as a dictionary: loading needs none of your
+    classes.
 
     A ``path`` that ends in ``.pt2`` becomes one torch.export file instead, in eval mode with the batch size free,
     written once it computes the same as ``gm``. It is for ``torch.export.load``, which runs what a file tells it to
@@ -58,12 +62,13 @@ def save(
             raise CheckpointError(f"{path}: a {SUFFIX} file holds no extra facts; save a directory for them")
         return save_program(gm, Path(path), example_inputs)
     directory = Path(path)
-    structure, tensors = describe(gm)
+    written = _written_out(gm, example_inputs)
+    structure, tensors = describe(written)
     blob = weights_to_bytes(tensors)
     recipe = {
         "format": FORMAT,
         "versions": _versions(),
-        "layers_kept": _layers(gm, structure),
+        "layers_kept": _layers(written, structure),
         "inputs": describe_inputs(example_inputs),
         "extra": dict(extra or {}),
         "weights_sha256": hashlib.sha256(blob).hexdigest(),
@@ -90,7 +95,7 @@ def check_saveable(gm: fx.GraphModule, example_inputs: Any = None) -> None:
         gm: a traced network, with or without pairs.
         example_inputs: what a file would give is run on them and compared, where they are given.
     """
-    structure, tensors = describe(gm)
+    structure, tensors = describe(_written_out(gm, example_inputs))
     check_same(gm, rebuild(json.loads(json.dumps(structure)), tensors), example_inputs)
 
 
@@ -118,6 +123,17 @@ def load(path: str | Path) -> fx.GraphModule:
     gm = _read(recipe["structure"], blob, directory)
     gm.meta["edp_fx.recipe"] = {key: value for key, value in recipe.items() if key != "structure"}
     return gm
+
+
+def _written_out(gm: fx.GraphModule, example_inputs: Any) -> fx.GraphModule:
+    """``gm`` with the forward of each layer of a user's own class in place of its call."""
+    try:
+        return unfold(gm, example_inputs, is_own_class)
+    except TraceError as error:
+        raise CheckpointError(
+            f"cannot save {error}; loading must not run your code, so write it with operations that can be traced, or "
+            "save with torch.export (.pt2)"
+        ) from error
 
 
 def _read(structure: dict[str, Any], blob: bytes, directory: Path) -> fx.GraphModule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import itertools
@@ -63,7 +64,8 @@ def describe(gm: fx.GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]]:
             layers[path]["attributes"] = _attributes(
                 path, module, lambda name, one: add(primary.get(id(one), name), one)
             )
-    nodes = [_node(node) for node in gm.graph.nodes]
+    given = _dataclasses(gm)
+    nodes = [_node(node, given) for node in gm.graph.nodes if node not in given]
     shapes = {name: [list(one.shape), str(one.dtype).removeprefix("torch.")] for name, one in tensors.items()}
     return {"nodes": nodes, "layers": layers, "tensors": shapes, "tied": tied}, tensors
 
@@ -138,7 +140,20 @@ def _names_in(kind: Any) -> frozenset[str]:
     return frozenset(names)
 
 
-def _node(node: fx.Node) -> dict[str, Any]:
+def _dataclasses(gm: fx.GraphModule) -> dict[fx.Node, dict[str, Any]]:
+    """Nodes that make a dataclass of the outputs, with its fields: a file knows no classes and gives dictionaries."""
+    found = {}
+    for node in gm.graph.nodes:
+        kind: Any = node.target
+        if node.op != "call_function" or not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+            continue
+        if all(user.op == "output" for user in node.users):
+            names = [field.name for field in dataclasses.fields(kind)]
+            found[node] = {**dict(zip(names, node.args)), **node.kwargs}
+    return found
+
+
+def _node(node: fx.Node, given: dict[fx.Node, dict[str, Any]]) -> dict[str, Any]:
     target: Any = node.target
     try:
         if node.op == "call_function":
@@ -149,7 +164,7 @@ def _node(node: fx.Node) -> dict[str, Any]:
             "op": node.op,
             "name": node.name,
             "target": target,
-            "args": encode(node.args),
+            "args": encode(fx.node.map_arg(node.args, lambda one: given.get(one, one))),
             "kwargs": encode(dict(node.kwargs)),
         }
     except CheckpointError as error:

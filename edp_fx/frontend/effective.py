@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from edp_fx.frontend.normal_form import remove_dead_code
-from edp_fx.frontend.tracer import ModuleTracer
+from edp_fx.frontend.linear_map import evaluated, linear_map
 from edp_fx.frontend.weights import entries, expression
 from edp_fx.geometry import FUNCTIONS, Geometry, layer_arguments, plain_kind
-from edp_fx.inputs import COMPUTE_LAYERS, eval_mode
+from edp_fx.inputs import COMPUTE_LAYERS
 from edp_fx.pairs import Pair
 
 
@@ -156,34 +155,17 @@ def _computed(module: nn.Module) -> bool:
 def _inline(site: Site, node: fx.Node, module: nn.Module, known: dict[int, Any]) -> None:
     if id(module) not in known:
         moving = "its weight is another in train mode, by what it keeps in buffers"
-        known[id(module)] = moving if _moves_in_training(module) else _trace_layer(node, module)
+        known[id(module)] = moving if _moves_in_training(module) else linear_map(node, module)
     found = known[id(module)]
     if isinstance(found, str):
         site.refusal = found
         return
-    graph, inner, site.geometry, site.weight, site.bias, constants, literals = found
+    site.geometry, site.weight, site.bias = found.geometry, found.weight, found.bias
     site.origin = ("module", id(module))
     site.entries = {id(one): np.ones(one.numel(), dtype=bool) for one in module.parameters()}
 
     def rewrite(gm: fx.GraphModule, home: str, pair: Pair) -> None:
-        copies: dict[fx.Node, Any] = dict(literals)
-        arguments = list(node.args) + list(node.kwargs.values())
-        with gm.graph.inserting_before(node):
-            for one in graph.nodes:
-                if one in constants:
-                    continue
-                if one.op == "placeholder":
-                    copies[one] = arguments.pop(0)
-                elif one is inner:
-                    source = fx.node.map_arg(layer_arguments(one)["input"], lambda n: copies[n])
-                    copies[one] = emit_pair(gm.graph, home, pair, source, one)
-                elif one.op == "output":
-                    node.replace_all_uses_with(fx.node.map_arg(one.args[0], lambda n: copies[n]))
-                else:
-                    copies[one] = gm.graph.node_copy(one, lambda n: copies[n])
-                    if one.op == "call_module":  # a module inside the layer, which goes: it moves beside the pair
-                        copies[one].target = _beside(gm, home, str(one.target), module)
-        gm.graph.erase_node(node)
+        found.replace(gm, node, home, module, lambda source, like: emit_pair(gm.graph, home, pair, source, like))
 
     site._rewrite = rewrite
 
@@ -203,114 +185,6 @@ def _moves_in_training(module: nn.Module) -> bool:
             buffer.copy_(before)
         for one, mode in modes:
             one.training = mode
-
-
-def _beside(gm: fx.GraphModule, home: str, name: str, layer: nn.Module) -> str:
-    """Put a module that ``layer`` owns next to the pair at ``home``; its new name."""
-    path = f"{home}_{name.replace('.', '_')}"
-    owner, _, leaf = path.rpartition(".")
-    gm.get_submodule(owner)._modules[leaf] = layer.get_submodule(name)
-    return path
-
-
-def _trace_layer(node: fx.Node, module: nn.Module) -> Any:
-    """The graph of a layer's forward and what its linear map is; a string says why there is none."""
-    what = type(module).__name__
-    values = [a.meta["val"] for a in node.args if isinstance(a, fx.Node)]
-    if len(values) != len(node.args) or node.kwargs or not all(isinstance(v, Tensor) for v in values):
-        return f"{what} is called with more than one tensor"
-    try:
-        tracer = ModuleTracer(tuple(values), training=module.training)
-        graph = tracer.trace(module)
-    except Exception as error:
-        return f"{what} computes in a way that cannot be traced: {error}"
-    remove_dead_code(graph)
-    for one in graph.nodes:
-        if one.op != "output":
-            one.meta["val"] = tracer.mode.fake(one.meta["val"])
-    layers = [one for one in graph.nodes if one.op == "call_function" and one.target in FUNCTIONS]
-    if len(layers) != 1 or tracer.extra_modules or tracer.constant_values:
-        return f"{what} is not one linear map"
-    inner = layers[0]
-    constants = _constants(graph)
-    found = _evaluated(module, inner, layer_arguments(inner), constants)
-    if isinstance(found, str):
-        return f"{what}: {found}"
-    literals = _literals(module, graph, inner, constants)
-    if literals is None:
-        return f"{what} uses parameters apart from its linear map"
-    return (graph, inner, *found, constants, literals)
-
-
-def _literals(module: nn.Module, graph: fx.Graph, inner: fx.Node, constants: set[fx.Node]) -> dict[fx.Node, Any] | None:
-    """Sizes of parameters that the code around the linear map reads, by value; None where it reads more than sizes."""
-    memo: dict[fx.Node, Any] = {}
-    found: dict[fx.Node, Any] = {}
-    for node in graph.nodes:
-        if node in constants or node is inner:
-            continue
-        for one in node.all_input_nodes:
-            if one in constants:
-                with eval_mode(module), torch.no_grad():
-                    found[one] = _value(module, one, memo)
-                if isinstance(found[one], Tensor):
-                    return None
-    return found
-
-
-def _constants(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes whose value depends on parameters and buffers only."""
-    found: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.op == "get_attr" or (
-            node.op in ("call_function", "call_method", "call_module")
-            and node.all_input_nodes
-            and all(one in found for one in node.all_input_nodes)
-        ):
-            found.add(node)
-    return found
-
-
-def _evaluated(root: nn.Module, inner: fx.Node, found: dict[str, Any], constants: set[fx.Node]) -> Any:
-    """Geometry, effective weight and bias of a functional layer; a string when they are not constant."""
-    weight, bias = found["weight"], found.get("bias")
-    settings = {k: v for k, v in found.items() if k not in ("input", "weight", "bias")}
-    if any(isinstance(n, fx.Node) for n in _leaves(settings)):
-        return "its stride, padding or groups are computed in the graph"
-    if weight not in constants or (bias is not None and bias not in constants):
-        return "its weight is computed from the input"
-    with eval_mode(root), torch.no_grad():
-        memo: dict[fx.Node, Any] = {}
-        return (
-            Geometry.of_call(FUNCTIONS[inner.target], settings),
-            _value(root, weight, memo),
-            None if bias is None else _value(root, bias, memo),
-        )
-
-
-def _leaves(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [leaf for one in value.values() for leaf in _leaves(one)]
-    if isinstance(value, (tuple, list)):
-        return [leaf for one in value for leaf in _leaves(one)]
-    return [value]
-
-
-def _value(root: nn.Module, node: fx.Node, memo: dict[fx.Node, Any]) -> Any:
-    if node not in memo:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: _value(root, n, memo))
-        if node.op == "get_attr":
-            value: Any = root
-            for atom in str(node.target).split("."):
-                value = getattr(value, atom)
-        elif node.op == "call_module":
-            value = root.get_submodule(str(node.target))(*args, **kwargs)
-        elif node.op == "call_method":
-            value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        else:
-            value = node.target(*args, **kwargs)  # type: ignore[operator]
-        memo[node] = value
-    return memo[node]
 
 
 # Functional calls ----------------------------------------------------------------------------------------------
@@ -336,11 +210,11 @@ def functional_site(gm: fx.GraphModule, node: fx.Node) -> Site:
     known: set[Any] = {*constants, bias} if own_bias else set(constants)
     if not own_bias:
         found.pop("bias", None)
-    evaluated = _evaluated(gm, node, found, known)
-    if isinstance(evaluated, str):
-        site.refusal = evaluated
+    found_map = evaluated(gm, node, found, known)
+    if isinstance(found_map, str):
+        site.refusal = found_map
         return site
-    site.geometry, site.weight, site.bias = evaluated
+    site.geometry, site.weight, site.bias = found_map
     if own_bias:
         assert isinstance(bias, fx.Node)
         site.reads.add(str(bias.target))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-from edp_fx.frontend.layers import AttentionDropout
+from edp_fx.frontend.layers import DROPOUTS, AttentionDropout, BatchNorm
+from edp_fx.frontend.proxies import TrainingFlag
 
 
 def _undispatched(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,6 +25,23 @@ def _undispatched(function: Callable[..., Any]) -> Callable[..., Any]:
 
 # Functions that contain linear layers: traced through.
 COMPOSITE = {F.multi_head_attention_forward: _undispatched(F.multi_head_attention_forward)}
+
+# Functions that do one thing in train mode and another in eval mode, by their argument ``training``.
+SWITCHED = (*DROPOUTS, F.batch_norm)
+
+
+def by_mode(target: Any, args: Any, kwargs: Any) -> tuple[str, nn.Module, tuple[Any, ...]] | None:
+    """What is called with ``self.training`` as a module (what kind, the module, its arguments); None where the switch
+    is constant."""
+    bound = inspect.signature(target).bind(*args, **kwargs)
+    bound.apply_defaults()
+    values = bound.arguments
+    if type(values["training"]) is not TrainingFlag:
+        return None
+    if target is F.batch_norm:
+        given = tuple(values[name] for name in ("input", "running_mean", "running_var", "weight", "bias"))
+        return "batch_norm", BatchNorm(values["momentum"], values["eps"]), given
+    return "dropout", DROPOUTS[target](values["p"], values["inplace"]), (values["input"],)
 
 
 def attention(args: Any, kwargs: Any) -> tuple[Any, Any, nn.Module | None]:

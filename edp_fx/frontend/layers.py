@@ -38,6 +38,30 @@ class AttentionDropout(nn.Module):
         return f"p={self.p}"
 
 
+class BatchNorm(nn.Module):
+    """``batch_norm`` by the batch's statistics in train mode, by running ones in eval mode.
+
+    Args:
+        momentum: of the running statistics.
+        eps: added to the variance.
+    """
+
+    def __init__(self, momentum: float, eps: float) -> None:
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+
+    def forward(
+        self, x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        """Normalise x [N, C, ...]; the others are [C]. In train mode the running mean and variance move."""
+        by_batch = self.training or mean is None
+        return F.batch_norm(x, mean, var, weight, bias, by_batch, self.momentum, self.eps)
+
+    def extra_repr(self) -> str:
+        """Momentum and eps, for the module's printed form."""
+        return f"momentum={self.momentum}, eps={self.eps}"
+
+
 class CustomFunction(nn.Module):
     """A ``torch.autograd.Function`` as a module, which copies, pickles and trains with the function's own backward.
 

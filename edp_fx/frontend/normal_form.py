@@ -23,8 +23,15 @@ def is_impure(node: fx.Node) -> bool:
         name = getattr(node.target, "__name__", "")
         in_place = name.endswith("_") and not name.endswith("__")
         in_place |= getattr(operator, name, None) is node.target and name.startswith("i") and _mutates(node)
+        in_place |= node.target is F.batch_norm and _moves_statistics(node)
         return in_place or node.kwargs.get("inplace") is True or node.kwargs.get("out") is not None or node.is_impure()
     return False
+
+
+def _moves_statistics(node: fx.Node) -> bool:
+    names = ("input", "running_mean", "running_var", "weight", "bias", "training")
+    given = {**dict(zip(names, node.args)), **node.kwargs}
+    return given.get("running_mean") is not None and bool(given.get("training"))
 
 
 def _mutates(node: fx.Node) -> bool:

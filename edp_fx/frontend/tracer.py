@@ -15,10 +15,10 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from edp_fx.frontend.arguments import lower
 from edp_fx.frontend.constants import real_value
-from edp_fx.frontend.functions import COMPOSITE, attention
+from edp_fx.frontend.functions import COMPOSITE, SWITCHED, attention, by_mode
 from edp_fx.frontend.guards import Guard, Taking, place
 from edp_fx.frontend.interception import RecordCalls, wrappers
-from edp_fx.frontend.layers import DROPOUTS, CustomFunction
+from edp_fx.frontend.layers import CustomFunction
 from edp_fx.frontend.location import described
 from edp_fx.frontend.propagate import evaluate
 from edp_fx.frontend.proxies import TensorProxy, TrainingFlag, Untraceable, ValueProxy
@@ -49,8 +49,9 @@ class ModuleTracer:
     """Traces a module on example inputs without data.
 
     Leaves are torch.nn's own modules without children, subclasses of convolution, linear and norm layers, scripted
-    modules, and modules that read ``self.training`` without owning a layer. A submodule that cannot be traced through
-    becomes an opaque leaf, with the reason in ``opaque``. The module itself is not touched: its stand-ins run.
+    modules, what an earlier trace made, and modules that read ``self.training`` without owning a layer. A submodule
+    that cannot be traced through becomes an opaque leaf, with the reason in ``opaque``. The module itself is not
+    touched: its stand-ins run.
 
     Args:
         inputs: example inputs, one a positional argument of ``forward``; the others keep their defaults.
@@ -212,10 +213,9 @@ class ModuleTracer:
             if target is torch._assert:
                 bool(args[0])
                 return None
-            if target in DROPOUTS:
-                made = self._dropout(target, args, kwargs)
-                if made is not None:
-                    return made
+            if target in SWITCHED and (made := by_mode(target, args, kwargs)) is not None:
+                name = self._add_module(*made[:2])
+                return self.create_proxy("call_module", name, made[2], {})
             if target is F.scaled_dot_product_attention:
                 args, kwargs, module = attention(args, kwargs)
                 if module is not None:
@@ -347,7 +347,8 @@ class ModuleTracer:
         module = submodule(self.model, path)
         if isinstance(module, _LEAF_TYPES) or path in self.force_opaque:
             return True
-        return type(module).__module__.startswith("torch.nn.") and not module._modules
+        home = type(module).__module__
+        return home == CustomFunction.__module__ or (home.startswith("torch.nn.") and not module._modules)
 
     def call_module(self, shadow: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """A node for a leaf, the module's own nodes otherwise; what cannot be traced is rolled back to a leaf."""
@@ -419,16 +420,6 @@ class ModuleTracer:
                 self.shadows.reset(one)
 
         return undo
-
-    def _dropout(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Dropout switched by ``self.training`` becomes a module; with a constant switch it stays a function."""
-        bound = inspect.signature(target).bind(*args, **kwargs)
-        bound.apply_defaults()
-        values = bound.arguments
-        if type(values["training"]) is not TrainingFlag:
-            return None
-        module = DROPOUTS[target](values["p"], values["inplace"])
-        return self.create_proxy("call_module", self._add_module("dropout", module), (values["input"],), {})
 
     def _add_module(self, kind: str, module: nn.Module) -> str:
         prefix = f"{self._stack[-1]}." if self._stack[-1] else ""

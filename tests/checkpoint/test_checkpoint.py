@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,49 @@ def test_a_layer_of_ones_own_is_refused_when_saving(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="your own class"):
         edp_fx.save(torch.fx.GraphModule(Net(), graph), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_ordered_dict_of_outputs_comes_back(tmp_path: Path) -> None:
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = torch.nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            y = self.a(x)
+            return OrderedDict(out=y, aux=[y.relu()])
+
+    x = torch.randn(2, 3, 4, 4)
+    back = edp_fx.load(edp_fx.save(edp_fx.trace(Two(), x), tmp_path / "out", x))
+    assert list(back(x)) == ["out", "aux"]
+    assert type(back(x)) is OrderedDict
+
+
+@dataclass
+class Found:
+    scores: torch.Tensor
+    boxes: list[torch.Tensor] | None = None
+    note: str | None = None
+
+
+def test_a_dataclass_of_outputs_comes_back_as_a_dictionary(tmp_path: Path) -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = torch.nn.Linear(3, 4)
+
+        def forward(self, x: torch.Tensor) -> Found:
+            y = self.a(x)
+            return Found(y, boxes=[y.relu(), y.tanh()])
+
+    net, x = Net(), torch.randn(2, 3)
+    back = edp_fx.load(edp_fx.save(edp_fx.trace(net, x), tmp_path / "out", x))
+    want, got = net(x), back(x)
+    assert list(got) == ["scores", "boxes", "note"]
+    assert got["note"] is None
+    assert torch.equal(got["scores"], want.scores)
+    assert want.boxes is not None
+    assert all(map(torch.equal, got["boxes"], want.boxes))
 
 
 def test_a_pt2_file_computes_the_same_at_any_batch_size(saved: Any, tmp_path: Path) -> None:
