@@ -8,7 +8,7 @@ cut after r (Wang et al., "SVD-LLM", 2024, section 3, there for linear layers).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from itertools import islice
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from edp_fx.compressor.factors import coefficient_gains, factors
 from edp_fx.compressor.importance import Context, Importance
 from edp_fx.compressor.modes import Modes
+from edp_fx.errors import TrainingError
 from edp_fx.pairs import Pair
 
 RIDGE = 1e-4  # of the mean diagonal: directions never seen in calibration still cost a little
@@ -47,12 +48,12 @@ class Energies(Importance):
 
 
 @torch.no_grad()
-def whiten(gm: fx.GraphModule, batches: Iterable[Any], *, limit: int = 8) -> Energies:
+def whiten(gm: fx.GraphModule, batches: Iterable[tuple[Tensor, ...]], *, limit: int = 8) -> Energies:
     """Split every eligible pair anew by its weighted singular values; the network's function stays.
 
     Args:
         gm: an explicit graph with pairs; changed in place.
-        batches: (images, labels) or images, of which ``limit`` batches are used.
+        batches: the network's inputs, a tuple a batch, of which ``limit`` batches are used.
         limit: batches.
 
     Returns:
@@ -67,11 +68,8 @@ def whiten(gm: fx.GraphModule, batches: Iterable[Any], *, limit: int = 8) -> Ene
     gm.eval()
     device = next(gm.parameters()).device
     try:
-        for number, batch in enumerate(batches):
-            if number >= limit:
-                break
-            images = batch[0] if isinstance(batch, (tuple, list)) else batch
-            gm(images.to(device))
+        for inputs in islice(batches, limit):
+            gm(*(one.to(device) for one in inputs))
     finally:
         for handle in handles:
             handle.remove()
@@ -116,14 +114,28 @@ def _same(basis: nn.Conv2d) -> tuple[int, int]:
     )
 
 
+def _root(gram: Tensor) -> Tensor:
+    """L with LLᵀ the Gram matrix and a ridge, one as large as rounding and few images make it need.
+
+    Raises TrainingError where the layer saw what is no number.
+    """
+    if not bool(gram.isfinite().all()):
+        raise TrainingError("a layer sees values that are no numbers: check the weights, and how images are normalised")
+    ridge = RIDGE * float(gram.diagonal().mean()) + 1e-12
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    while True:
+        lower, failed = torch.linalg.cholesky_ex(gram + ridge * eye)
+        if not int(failed):
+            return lower
+        ridge *= 10
+
+
 def _resplit(pair: Pair, gram: Tensor, gain: Tensor | None) -> Tensor:
     """New C and B of a pair; returns the energy of each column."""
     weight = pair.effective_weight().detach().flatten(1).double()
     scale = torch.ones(len(weight)).double() if gain is None else gain.double().clamp_min(1e-6)
     scale = scale.to(weight.device)
-    ridge = RIDGE * float(gram.diagonal().mean()) + 1e-12
-    eye = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
-    lower = torch.linalg.cholesky(gram.double() + ridge * eye)
+    lower = _root(gram.double())
     left, singular, right = torch.linalg.svd(scale[:, None] * (weight @ lower), full_matrices=False)
     old_basis, old_coefficient = factors(pair)
     ranks = len(old_basis)

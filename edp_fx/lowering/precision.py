@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from edp_fx.errors import EdpError, LoweringError
 from edp_fx.frontend import trace
+from edp_fx.frontend.unfold import unfold
 from edp_fx.inputs import copied
 from edp_fx.passes.fuse import UnfusePairs
 
@@ -63,6 +64,8 @@ def prepare(model: nn.Module, precision: str, inputs: tuple[Tensor, ...] = ()) -
             ready = trace(ready, inputs).eval()
     ready = ready.float()
     if isinstance(ready, fx.GraphModule) and half:
+        with contextlib.suppress(EdpError):  # the norm behind a layer that pads, say, can be absorbed as well
+            ready = unfold(ready, cast_inputs(inputs, torch.float32) if inputs else None, _computes_around)
         absorb_norms(ready)
     if isinstance(ready, fx.GraphModule) and own not in (torch.float32, dtype):
         _retype(ready, own, dtype)
@@ -99,8 +102,8 @@ def absorb_norms(gm: fx.GraphModule) -> list[str]:
     """Move the scale and mean of every batch norm that alone follows a convolution into it, in place; eval
     only.
 
-    The norm's module stays (a subclass may end in an activation): its variance becomes 1, its mean 0, its
-    scale sqrt(1 + eps). Returns the names of the norms absorbed. The function of the graph does not change.
+    The norm's module stays (a subclass may end in an activation): its variance and scale become 1, its mean
+    and eps 0. Returns the names of the norms absorbed. The function of the graph does not change.
     """
     done = []
     used = Counter(str(node.target) for node in gm.graph.nodes if node.op == "call_module")
@@ -133,6 +136,11 @@ def _plain_layer(layer: nn.Module) -> bool:
     )
 
 
+def _computes_around(kind: type[nn.Module]) -> bool:
+    """Whether a class of convolutions has a forward of its own."""
+    return issubclass(kind, _LAYERS) and not any(kind.forward is one.forward for one in _LAYERS)
+
+
 def _absorb(layer: Any, norm: Any) -> None:
     with torch.no_grad():
         scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
@@ -150,4 +158,5 @@ def _absorb(layer: Any, norm: Any) -> None:
         norm.bias.copy_(norm.bias.double() - mean * scale)
         norm.running_mean.zero_()
         norm.running_var.fill_(1.0)
-        norm.weight.fill_((1.0 + norm.eps) ** 0.5)
+        norm.weight.fill_(1.0)
+        norm.eps = 0.0  # in half an exporter that folds norms would round every weight again by sqrt(1 + eps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ def export_program(model: nn.Module, inputs: tuple[Tensor, ...], profile: Profil
         try:
             flat = _flat(model, shown)
             shaped = _shaped(flat, shapes)
-            with FourAxes():
+            with FourAxes(), contextlib.redirect_stderr(io.StringIO()):  # where it fails, it prints its whole graph
                 exported = decompose(torch.export.export(flat, shown, dynamic_shapes=shaped))
         except Exception as error:
             raise LoweringError(f"torch.export refused the model: {reason(error, dims)}") from error
