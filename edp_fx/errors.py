@@ -72,7 +72,7 @@ def one_line(error: BaseException) -> str:
 
 def typed_line(error: BaseException) -> str:
     """The type of another library's exception and the first line of what it says."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
 
 
 def whole_line(error: BaseException, limit: int = 400) -> str:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from edp_fx.channels.weights import take_weights_away, without_data
-from edp_fx.errors import ModelError
+from edp_fx.errors import ModelError, typed_line
 from edp_fx.inputs import eval_mode, normalize
 from edp_fx.leaves import tensors_of
 
@@ -78,8 +78,7 @@ def _counted_with_data(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[FlopC
         with eval_mode(model), torch.no_grad():
             return _counted(model, inputs)
     except Exception as error:
-        first = (str(error).strip().splitlines() or ["no message"])[0]
-        raise ModelError(f"the model does not run on the example inputs: {type(error).__name__}: {first}") from error
+        raise ModelError(f"the model does not run on the example inputs: {typed_line(error)}") from error
 
 
 def median_latency(model: nn.Module, inputs: tuple[Any, ...], runs: int) -> float:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edp_fx.coverage.catalog import Entry
+from edp_fx.errors import typed_line
 
 
 @dataclass
@@ -71,8 +72,7 @@ def run_stages(entry: Entry, names: Iterable[str], tell: Callable[[str, dict[str
         except MemoryError:
             result = {"ok": False, "reason": "out of memory"}
         except Exception as error:
-            text = (str(error).strip().splitlines() or [""])[0]
-            result = {"ok": False, "reason": f"{type(error).__name__}: {text}"[:300]}
+            result = {"ok": False, "reason": typed_line(error)[:300]}
         result["seconds"] = round(time.perf_counter() - began, 3)
         tell(name, result)
         return bool(result["ok"])

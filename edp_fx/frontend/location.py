@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from edp_fx.errors import one_line, typed_line
+
 _HERE = Path(__file__).resolve().parents[1]
 _OURS = tuple(f"{folder}/" for folder in (Path(torch.__file__).resolve().parent, _HERE, (_HERE / "passes").resolve()))
 
@@ -23,5 +25,4 @@ def location(error: BaseException) -> str:
 
 def described(error: BaseException, plain: type[BaseException]) -> str:
     """The first line of an error and its place; the type is told unless it is ``plain``, whose message says all."""
-    text = (str(error).strip().splitlines() or [""])[0]
-    return (text if isinstance(error, plain) else f"{type(error).__name__}: {text}") + location(error)
+    return (one_line(error) if isinstance(error, plain) else typed_line(error)) + location(error)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from edp_fx.errors import PassError
+from edp_fx.errors import PassError, typed_line
 from edp_fx.frontend.random_run import run_on_random
 from edp_fx.frontend.running import run_node, submodule
 from edp_fx.frontend.shapes import ShapeMode, shapes_only
@@ -66,10 +66,9 @@ def propagate(gm: fx.GraphModule, example_inputs: Any) -> None:
             try:
                 value = evaluate(gm, node, mode)
             except Exception as error:
-                reason = (str(error).strip().splitlines() or [""])[0]
                 raise PassError(
                     f"propagate: node {node.name!r} ({node.op} {node.target}) fails on the shapes of its "
-                    f"arguments: {type(error).__name__}: {reason}"
+                    f"arguments: {typed_line(error)}"
                 ) from error
             node.meta["val"] = mode.meta(value) if isinstance(value, Tensor) else value
     for node in nodes:

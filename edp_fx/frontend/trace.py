@@ -44,7 +44,8 @@ def _run(tracer: ModuleTracer, model: nn.Module) -> fx.Graph:
     except Exception as error:
         raise TraceError(
             f"cannot trace {type(model).__name__}: {described(error, Untraceable)}. "
-            "Check that the model runs on the example inputs; control flow on the input's values cannot be a graph"
+            "Check that the model runs on the example inputs; control flow on the input's values cannot be a graph: "
+            "edp_fx.trace_parts takes the parts that can"
         ) from error
     use_modules(graph, model)
     remove_dead_code(graph)
