@@ -29,6 +29,12 @@ def tensors_of(value: Any) -> list[Tensor]:
     return [leaf for leaf in _walk(value, ()) if isinstance(leaf, Tensor)]
 
 
+def sole(value: Any) -> Any:
+    """The one tensor in ``value``, such as the logits in an object that could hold more; else ``value`` itself."""
+    found = tensors_of(value)
+    return found[0] if len(found) == 1 else value
+
+
 def _walk(value: Any, around: tuple[int, ...]) -> Iterator[Any]:
     inside = None if isinstance(value, _ATOMS) or id(value) in around else _children(value)
     if inside is None:

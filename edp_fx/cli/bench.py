@@ -12,7 +12,7 @@ from edp_fx.cli.options import RUNTIMES, ImgSize, NumClasses
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command("bench")(bench)
+    app.command("bench", epilog="Example: edp-fx bench resnet18 small --backend onnxruntime")(bench)
 
 
 def bench(

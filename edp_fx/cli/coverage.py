@@ -17,7 +17,7 @@ _TIMM, _ZOOS = "coverage.jsonl", "coverage-zoos.jsonl"
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command("coverage")(coverage)
+    app.command("coverage", epilog="Example: edp-fx coverage resnet18 --stages trace,insert")(coverage)
 
 
 def coverage(

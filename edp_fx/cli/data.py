@@ -12,7 +12,7 @@ _SHOWN = 20  # classes in the table; of more, the largest and the smallest
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command("data")(data)
+    app.command("data", epilog="Example: edp-fx data PATH")(data)
 
 
 def data(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command("inspect")(inspect)
+    app.command("inspect", epilog="Example: edp-fx inspect resnet18 --html resnet18.html")(inspect)
 
 
 def inspect(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edp_fx.cli.options import ImgSize, Mean, ModelArgument, NumClasses, Pretrained, Std, Weights
+from edp_fx.cli.options import ModelArgument, takes_model_options
 from edp_fx.lowering.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command("lower")(lower)
+    app.command(
+        "lower", epilog="Example: edp-fx lower small --target tensorrt-rtx --precision fp16 --out small.engine"
+    )(takes_model_options(lower))
 
 
 def lower(
@@ -39,14 +41,10 @@ def lower(
     timing_cache: Annotated[Path | None, typer.Option(help="Timing cache to read and rewrite. TensorRT only.")] = None,
     workspace: Annotated[int | None, typer.Option(help="Most scratch memory while building, in MiB.")] = None,
     onnx: Annotated[Path | None, typer.Option(help="Keep the ONNX file the engine is built from.")] = None,
-    num_classes: NumClasses = None,
-    img_size: ImgSize = None,
-    pretrained: Pretrained = False,
-    weights: Weights = None,
-    mean: Mean = None,
-    std: Std = None,
     layers: Annotated[bool, typer.Option(help="Print the layers of the fused plan.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")] = None,
+    *,
+    how: dict[str, Any],
 ) -> None:
     """Turn a model into a TensorRT engine or ONNX file, checked against torch on the way."""
     import json
@@ -59,15 +57,7 @@ def lower(
 
     if json_path is not None:
         check_writable(json_path)
-    loaded = load_model(
-        model,
-        num_classes=num_classes,
-        img_size=img_size,
-        pretrained=pretrained,
-        weights=weights,
-        mean=mean,
-        std=std,
-    )
+    loaded = load_model(model, **how)
     loader = _calibration(calibrate, loaded) if calibrate is not None else None
     console = Console(stderr=True)
     with console.status("lowering") as status:
@@ -104,7 +94,7 @@ def _calibration(spec: str, loaded: Any) -> Any:
     from edp_fx.data import load_data
 
     side = int(loaded.example_inputs[0].shape[-1])
-    return load_data(spec, batch_size=32, img_size=side, augment=False, **loaded.normalisation).train
+    return load_data(spec, batch_size=32, img_size=side, augment=False, **loaded.preparation).train
 
 
 def _summary(result: LowerResult) -> str:

@@ -11,7 +11,7 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command("report")(report)
+    app.command("report", epilog="Example: edp-fx report small")(report)
 
 
 def report(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edp_fx.errors import DataError, one_line
 
+CROPPING = {"interpolation": "bilinear", "crop_pct": 0.875, "crop_mode": "center"}
 SPLITS = ("train", "val", "test", "all")
 
 
@@ -25,7 +26,7 @@ class Data:
     Attributes:
         name: the specification it was loaded by.
         loaders: by name, of :data:`SPLITS`: train, val, test, and all of the images without augmentation.
-        num_classes: how many classes there are.
+        num_classes: how many classes there are; None where the images have no classes.
         in_chans: channels of the images.
         img_size: side of the images in pixels.
         splits: in one line, how train, validation and test were made.
@@ -33,11 +34,12 @@ class Data:
         std: per channel, what was divided by then.
         classes: names in the order of the labels; empty where the source has none.
         lacking: why a loader is missing, and what to do.
+        cropping: how image files were brought to that size: ``interpolation``, ``crop_pct``, ``crop_mode``.
     """
 
     name: str
     loaders: dict[str, DataLoader[Any]]
-    num_classes: int
+    num_classes: int | None
     in_chans: int
     img_size: int
     splits: str
@@ -45,6 +47,7 @@ class Data:
     std: tuple[float, ...]
     classes: tuple[str, ...] = ()
     lacking: str = "the data set has no such part"
+    cropping: Mapping[str, Any] = field(default_factory=dict)
 
     def loader(self, split: str) -> DataLoader[Any]:
         """The loader of a split. Raises :class:`DataError` where the data set has none."""
@@ -72,23 +75,29 @@ class Data:
     def describe(self) -> str:
         """Classes, size, normalisation and splits, a line each."""
         names = ", ".join(self.classes[:5]) + (", …" if len(self.classes) > 5 else "")
-        return "\n".join(
-            (
-                f"data: {self.name}, {self.num_classes} classes" + (f" ({names})" if names else ""),
-                f"images: {self.img_size} x {self.img_size} pixels, {self.in_chans} channels; mean "
-                f"{_short(self.mean)}, deviation {_short(self.std)}",
-                f"splits: {self.splits}",
-            )
-        )
+        classes = f", {self.num_classes} classes" if self.num_classes is not None else ""
+        lines = [f"data: {self.name}{classes}" + (f" ({names})" if names else "")]
+        if self.mean:
+            normal = f"mean {_short(self.mean)}, deviation {_short(self.std)}{_in_words(self.cropping)}"
+            lines.append(f"images: {self.img_size} x {self.img_size} pixels, {self.in_chans} channels; {normal}")
+        return "\n".join([*lines, f"splits: {self.splits}"])
 
 
 def _short(values: Sequence[float]) -> str:
     return ", ".join(f"{one:.3f}" for one in values)
 
 
+def _in_words(cropping: Mapping[str, Any]) -> str:
+    if not cropping:
+        return ""
+    what = "squashed" if cropping["crop_mode"] == "squash" else f"{100 * cropping['crop_pct']:.1f} % of the side"
+    return f"; {cropping['interpolation']}, {what}"
+
+
 @dataclass(frozen=True)
 class Reading:
-    """How image files are read: batch size, side in pixels, seed of the order, processes, normalisation."""
+    """How image files are read: batch size, side in pixels, seed of the order, processes, normalisation, and how they
+    are brought to that size (:data:`CROPPING` for what is not said; in training ``interpolation`` alone counts)."""
 
     batch_size: int
     img_size: int
@@ -97,6 +106,7 @@ class Reading:
     augment: bool = True
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    cropping: Mapping[str, Any] = field(default_factory=dict)
 
 
 class EpochSampler(Sampler[int]):

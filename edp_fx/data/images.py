@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from edp_fx.data.base import Reading
+from edp_fx.data.base import CROPPING, Reading
 from edp_fx.errors import DataError, one_line
 from edp_fx.extras import need
 
@@ -59,6 +59,10 @@ def transforms(how: Reading) -> tuple[Transform, Transform]:
         "mean": tuple(how.mean or IMAGENET_MEAN),
         "std": tuple(how.std or IMAGENET_STD),
     }
-    judge = create_transform(**shared, is_training=False)
-    learn = create_transform(**shared, is_training=True, color_jitter=None) if how.augment else judge
+    cropping = {**CROPPING, **how.cropping}
+    judge = create_transform(**shared, **cropping, is_training=False)
+    if not how.augment:
+        return judge, judge
+    resized = cropping["interpolation"]
+    learn = create_transform(**shared, interpolation=resized, is_training=True, color_jitter=None)
     return learn, judge

@@ -57,6 +57,9 @@ def load_data(
     augment: bool = True,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    crop_pct: float | None = None,
+    crop_mode: str | None = None,
 ) -> Data:
     """Load a data set by its one-line specification (see :data:`DATA_HELP`).
 
@@ -69,6 +72,9 @@ def load_data(
         augment: shift, crop or mirror training images where that keeps their meaning.
         mean: per-channel mean of the normalisation; the source's own where None.
         std: likewise the standard deviation.
+        interpolation: by which image files are brought to that size: ``bilinear`` where None.
+        crop_pct: the side of what is cut out of the middle over that of the whole; 0.875 where None.
+        crop_mode: ``center``; ``squash`` cuts nothing and keeps no proportions; ``border`` pads.
 
     Raises:
         DataError: unknown specification, missing or unreadable files.
@@ -79,7 +85,9 @@ def load_data(
         raise DataError(f"--batch-size {batch_size}: give a number from 1 on")
     if workers is None:
         workers = os.cpu_count() or 1
-    how = Reading(batch_size, img_size or 224, seed, workers, augment, mean, std)
+    asked = {"interpolation": interpolation, "crop_pct": crop_pct, "crop_mode": crop_mode}
+    cropping = {key: value for key, value in asked.items() if value is not None}
+    how = Reading(batch_size, img_size or 224, seed, workers, augment, mean, std, cropping)
     if kind == "folder":
         return folder_data(Path(rest), how)
     if kind == "torchvision":

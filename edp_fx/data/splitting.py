@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from edp_fx.data.base import Data, Reading, make_loader, stratified_split
+from edp_fx.data.base import CROPPING, Data, Reading, make_loader, stratified_split
 from edp_fx.data.images import IMAGENET_MEAN, IMAGENET_STD
 
 SPLIT_SEED = 0  # the split belongs to the data set: it does not follow --seed
@@ -80,6 +80,7 @@ def split_up(
         std=tuple(how.std or IMAGENET_STD),
         classes=classes,
         lacking=lacking,
+        cropping={**CROPPING, **how.cropping},
     )
 
 

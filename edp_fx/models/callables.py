@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import nn
 
-from edp_fx.errors import ModelError, one_line
+from edp_fx.errors import ModelError, typed_line
 from edp_fx.inputs import normalize
-from edp_fx.models.loaded import MEAN, STD, LoadedModel, built, fit, images, near
+from edp_fx.models.loaded import CROPPING, MEAN, STD, LoadedModel, built, cropping_of, fit, images, near
 
 OFFERED = ("num_classes", "in_chans", "img_size", "pretrained")
-RETURNED = ("model", "example_inputs", "mean", "std", "classes", "loss", "metric")
+RETURNED = ("model", "example_inputs", "mean", "std", *CROPPING, "classes", "loss", "metric")
 
 
 def from_callable(
@@ -26,22 +26,15 @@ def from_callable(
 
     The callable is given those of ``num_classes``, ``in_chans``, ``img_size`` (height, width) and ``pretrained`` that
     it has arguments for. It returns a model, ``(model, example_inputs)``, or a dictionary or object that has ``model``
-    and may have ``example_inputs``, ``mean`` and ``std`` (a number a channel), ``classes`` (names in the order of the
-    outputs), ``loss`` and ``metric`` (callables of outputs and targets).
+    and may have ``example_inputs``, ``mean`` and ``std`` (a number a channel), ``interpolation``, ``crop_pct`` and
+    ``crop_mode`` (see :class:`~edp_fx.models.loaded.LoadedModel`), ``classes`` (names in the order of the outputs),
+    ``loss`` and ``metric`` (callables of outputs and targets).
 
     Raises:
         ModelError: it cannot be imported or called, takes no ``pretrained`` where that is asked for, or returns
             something else.
     """
-    path, _, name = spec.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a user's own file beside him
-    try:
-        function: Any = importlib.import_module(path)
-        for atom in name.split("."):
-            function = getattr(function, atom)
-    except Exception as error:  # a module of the user's may fail in any way
-        raise ModelError(f"cannot import {spec!r}: {type(error).__name__}: {one_line(error)}") from error
+    function = imported(spec)
     if not callable(function):
         raise ModelError(f"{spec!r} is {type(function).__name__}, not a function that makes a model")
     if isinstance(function, nn.Module):
@@ -69,9 +62,24 @@ def from_callable(
         classes=tuple(str(one) for one in facts.get("classes") or ()),
         loss=facts.get("loss"),
         metric=facts.get("metric"),
+        cropping=cropping_of(repr(spec), facts),
     )
     loaded.normalise_by(_numbers(spec, facts, "mean"), _numbers(spec, facts, "std"))
     return loaded
+
+
+def imported(spec: str) -> Any:
+    """What ``module.path:name`` names; the module may lie in the current directory. Raises :class:`ModelError`."""
+    path, _, name = spec.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a user's own file beside him
+    try:
+        found: Any = importlib.import_module(path)
+        for atom in name.split("."):
+            found = getattr(found, atom)
+    except Exception as error:  # a module of the user's may fail in any way
+        raise ModelError(f"cannot import {spec!r}: {typed_line(error)}") from error
+    return found
 
 
 def _arguments(function: Any) -> set[str]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edp_fx.errors import EdpError, ModelError, one_line
+from edp_fx.errors import EdpError, ModelError, typed_line
 from edp_fx.inputs import eval_mode
+from edp_fx.leaves import sole
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as timm and torchvision use them
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash", "border")
+CROPPING = ("interpolation", "crop_pct", "crop_mode")
 _BATCH = 2
 
 
@@ -35,6 +39,8 @@ class LoadedModel:
         classes: names of the classes, in the order of the outputs; empty where nobody said.
         loss: (outputs, targets) -> scalar, where the model brings its own.
         metric: (outputs, targets) -> number, likewise.
+        cropping: how image files become its input, in the words of timm's data configuration: ``interpolation``,
+            ``crop_pct`` (side of the input over that of the image it is cut from), ``crop_mode``; only what is its own.
     """
 
     model: nn.Module
@@ -48,27 +54,33 @@ class LoadedModel:
     classes: tuple[str, ...] = ()
     loss: Callable[..., Any] | None = None
     metric: Callable[..., Any] | None = None
+    cropping: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def outputs(self) -> int | None:
-        """How many classes it tells apart: C where it gives one tensor [N, C], else None."""
+    def given(self) -> Any:
+        """What it gives for the example inputs in eval mode; None where it fails, which is told where it is used."""
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         try:
             with eval_mode(self.model), torch.no_grad():
-                given = self.model(*(one.to(device) for one in self.example_inputs))
-        except Exception:  # what is wrong with it is told where it is used
+                return self.model(*(one.to(device) for one in self.example_inputs))
+        except Exception:
             return None
-        return int(given.shape[1]) if isinstance(given, Tensor) and given.dim() == 2 else None
 
     @property
-    def normalisation(self) -> dict[str, Any]:
-        """Mean and deviation as options of :func:`edp_fx.data.load_data`; none where the data's own come first."""
-        return {"mean": self.mean, "std": self.std} if self.normalised else {}
+    def outputs(self) -> int | None:
+        """How many classes it tells apart: C where it gives one tensor [N, C] alone, else None."""
+        found = sole(self.given)
+        return int(found.shape[1]) if isinstance(found, Tensor) and found.dim() == 2 else None
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How images are made ready for it, as options of :func:`edp_fx.data.load_data`; only what is its own."""
+        return {**({"mean": self.mean, "std": self.std} if self.normalised else {}), **self.cropping}
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Normalisation and class names, where they are known, as plain values to keep beside files made of it."""
-        known: dict[str, Any] = {name: list(values) for name, values in self.normalisation.items()}
+        """Preparation and class names, where they are known, as plain values to keep beside files made of it."""
+        known = {name: list(one) if isinstance(one, tuple) else one for name, one in self.preparation.items()}
         return known | ({"class_names": list(self.classes)} if self.classes else {})
 
     def describe(self) -> str:
@@ -107,6 +119,18 @@ class LoadedModel:
             self.normalised = True
 
 
+def cropping_of(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``facts`` say of :data:`CROPPING`. Raises :class:`ModelError` for a value that is none of its kind."""
+    found = {key: facts[key] for key in CROPPING if facts.get(key) is not None}
+    for key, known in (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES)):
+        if found.get(key, known[0]) not in known:
+            raise ModelError(f"{name}: {key}={found[key]!r}: give one of {', '.join(known)}")
+    share = found.get("crop_pct", 1)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ModelError(f"{name}: crop_pct={share!r}: give a share in (0, 1]")
+    return found
+
+
 def images(channels: int, size: tuple[int, int]) -> tuple[Tensor, ...]:
     """Two random images, as example inputs."""
     return (torch.randn(_BATCH, channels, *size),)
@@ -131,4 +155,4 @@ def built(name: str, make: Callable[[], Any]) -> Any:
     except EdpError:
         raise
     except Exception as error:
-        raise ModelError(f"model {name!r} cannot be built: {type(error).__name__}: {one_line(error)}") from error
+        raise ModelError(f"model {name!r} cannot be built: {typed_line(error)}") from error

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from edp_fx.errors import ModelError
-from edp_fx.models.loaded import MEAN, STD, LoadedModel, fit, images
+from edp_fx.models.loaded import MEAN, STD, LoadedModel, cropping_of, fit, images
 
 
 def from_saved(spec: str, num_classes: int | None, in_chans: int, size: tuple[int, int] | None) -> LoadedModel:
-    """The model of a saved directory, with the normalisation and the class names kept beside it.
+    """The model of a saved directory, with what is kept beside it of the preparation of images and the class names.
 
     Raises:
         CheckpointError: the directory is damaged.
@@ -35,6 +35,7 @@ def from_saved(spec: str, num_classes: int | None, in_chans: int, size: tuple[in
         weights=f"those saved in {spec}",
         normalised=bool(extra.get("mean")),
         classes=tuple(extra.get("class_names") or ()),
+        cropping=cropping_of(spec, extra),
     )
     if num_classes is not None and loaded.outputs not in (None, num_classes):
         raise ModelError(

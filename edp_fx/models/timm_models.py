@@ -9,13 +9,13 @@ from torch import nn
 
 from edp_fx.errors import ModelError
 from edp_fx.extras import need
-from edp_fx.models.loaded import LoadedModel, built, fit, images, near
+from edp_fx.models.loaded import CROPPING, LoadedModel, built, fit, images, near
 
 
 def from_timm(
     name: str, num_classes: int | None, in_chans: int, size: tuple[int, int] | None, pretrained: bool
 ) -> LoadedModel:
-    """A timm model with the normalisation of its weights. Raises :class:`ModelError`."""
+    """A timm model with the preparation of images that its weights were judged with. Raises :class:`ModelError`."""
     need("models", f"the timm model {name}", "timm")
     import timm
 
@@ -47,4 +47,5 @@ def from_timm(
         name,
         weights=f"timm's {tag}" if pretrained else "random",
         normalised=pretrained,
+        cropping={key: config[key] for key in CROPPING} if pretrained else {},
     )

@@ -49,18 +49,21 @@ def from_torchvision(
         source = built(name, lambda: _published(model, builder, num_classes))
     if detection:
         model = model.backbone
-    shape = size or (320, 320) if detection else size or _crop_size(builder)
+    preset = None if detection else _preset(builder)
+    side = int(preset.crop_size[0]) if preset is not None else 224
+    shape = size or ((320, 320) if detection else (side, side))
     if in_chans != 3:
         _other_channels(model, in_chans)
     return LoadedModel(
         model,
         images(in_chans, shape),
         (in_chans, *shape),
-        fit(MEAN, in_chans),
-        fit(STD, in_chans),
+        fit(preset.mean if preset is not None else MEAN, in_chans),
+        fit(preset.std if preset is not None else STD, in_chans),
         f"torchvision:{name}",
         weights=source,
         normalised=pretrained,
+        cropping=_cropping(preset) if pretrained and preset is not None else {},
     )
 
 
@@ -77,16 +80,20 @@ def _published(model: nn.Module, builder: Any, num_classes: int | None) -> str:
     return f"torchvision's {chosen.name}" + (f"; {', '.join(left)} random" if left else "")
 
 
-def _crop_size(builder: Any) -> tuple[int, int]:
-    """The image size torchvision's trained weights of a model were made for; no weights are loaded."""
+def _preset(builder: Any) -> Any:
+    """How images are made ready for torchvision's trained weights of a classifier; None for others. None is loaded."""
     import torchvision
 
     try:
-        transforms = torchvision.models.get_model_weights(builder).DEFAULT.transforms()
+        found = torchvision.models.get_model_weights(builder).DEFAULT.transforms()
     except (AttributeError, ValueError):
-        return (224, 224)
-    side = getattr(transforms, "crop_size", [224])[0]
-    return (side, side)
+        return None
+    return found if hasattr(found, "crop_size") and hasattr(found, "resize_size") else None
+
+
+def _cropping(preset: Any) -> dict[str, Any]:
+    share = preset.crop_size[0] / preset.resize_size[0]
+    return {"interpolation": preset.interpolation.value, "crop_pct": share, "crop_mode": "center"}
 
 
 @torch.no_grad()
