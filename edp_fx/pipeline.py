@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from edp_fx.checkpoint import check_saveable
 from edp_fx.compressor import Compressor, Method
 from edp_fx.compressor.calibrate import whiten
-from edp_fx.errors import BudgetError, CheckpointError, ModelError, TrainingError, UnreachableError
+from edp_fx.errors import BudgetError, CheckpointError, TrainingError, UnreachableError
 from edp_fx.frontend import trace
 from edp_fx.inputs import copied, normalize
 from edp_fx.latency import Runtime
 from edp_fx.train import Recipe, Teacher, Trainer, Watcher
-from edp_fx.train.trainer import pair_of
+from edp_fx.train.task import Task, input_names, split
 from edp_fx.validation.checked import insert
 
 
@@ -31,6 +30,8 @@ def compress(
     epochs: int | None = None,
     example_inputs: Any = None,
     val_loader: Any = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    metric: Any = None,
     teacher: nn.Module | None = None,
     runtime: Runtime | None = None,
     directory: str | Path | None = None,
@@ -42,15 +43,19 @@ def compress(
     """Make ``model`` small in one training run that ends at the budget.
 
     Args:
-        model: any classifier that traces; left as it is (a copy is trained).
-        data: batches of (images [N, C, H, W], labels [N]) with a length. Without training a few of its batches
-            weight the singular values by what the layers see; None is taken too.
+        model: any that traces; left as it is (a copy is trained).
+        data: batches with a length: (images [N, C, H, W], labels [N]), or inputs and targets of any form, see
+            :func:`~edp_fx.train.task.split`. Without training a few of its batches weight the singular values by what
+            the layers see; None is taken too.
         method: how to compress: a :class:`Method` or a preset's name. ``scratch`` where None, ``truncate`` where no
             epoch is trained; a trained network wants ``trained``.
         recipe: how to train.
         epochs: passes over the images, by the default recipe, instead of ``recipe``; 0 truncates without training.
         example_inputs: a tensor or tuple; two images of the data where None.
         val_loader: judged after every epoch.
+        loss: (outputs, targets) -> scalar; cross entropy of logits [N, classes] and labels [N] where None.
+        metric: (outputs, targets) -> number, the larger the better, or an object that collects, see
+            :class:`~edp_fx.train.Task`; accuracy where None.
         teacher: a network to distil from in the same run, instead of the method's own.
         runtime: what measures networks for a budget of latency; the budget's device where None, if this machine
             has it: the choice is corrected by what is measured.
@@ -76,29 +81,30 @@ def compress(
     if method is None and recipe.epochs == 0:
         method = "truncate"
     method = Method.of(method, **changes)
+    task = Task(loss, metric)
     if runtime is not None and (method.budget is None or method.budget.metric != "latency"):
         raise BudgetError("a runtime serves a budget of latency only: give latency=, or leave runtime out")
     if example_inputs is None:
-        example_inputs = _first_images(data)
+        example_inputs = _first_inputs(model, data)
     inputs = normalize(example_inputs)
     if recipe.epochs == 0:
         method.check_without_training()
         unused = [name for name in recipe.differing(Recipe(epochs=0)) if name != "seed"]
         given = {"teacher": teacher, "directory": directory, "val_loader": val_loader, "resume": resume or None}
+        given |= {"loss": loss, "metric": metric}
         unused += [name for name, value in given.items() if value is not None]
         if unused:
             raise TrainingError(f"{unused[0]} applies to training only: leave it out, or train for an epoch or more")
-        compressor = truncate(model, inputs, method, data, runtime=runtime)
+        names = input_names(model, len(inputs))
+        seen = None if data is None else (_inputs_of(batch, names) for batch in data)
+        compressor = truncate(model, inputs, method, seen, runtime=runtime)
         if before_writing is not None:
             before_writing()
         return _described(compressor, method, recipe)
 
-    if resume and directory is None:
-        raise TrainingError("resume: say where the checkpoint is, directory=")
-
     def trainer(*, pairs: bool) -> Trainer:
         gm = trace(copied(model), inputs)
-        _must_classify(gm)
+        task.check_outputs(fx.node.map_arg(gm.graph.output_node().args[0], lambda node: node.meta.get("val")))
         _tell_unsaveable(gm, inputs)
         if pairs:
             gm = insert(gm, start=method.pairs)
@@ -111,9 +117,10 @@ def compress(
                 graph, inputs, method, optimizer=optimizer, total_steps=steps, runtime=runtime
             ),
             directory=Path(directory) if directory is not None else None,
-            teacher=_teacher(model, teacher, method),
+            teacher=_teacher(model, teacher, method, task),
             watcher=watcher,
             title="compressing",
+            task=task,
         )
 
     ready = _with_pairs_in_need(trainer, method)
@@ -128,7 +135,7 @@ def truncate(
     model: nn.Module,
     example_inputs: Any,
     method: Method,
-    calibration: Iterable[Any] | None = None,
+    calibration: Iterable[tuple[Tensor, ...]] | None = None,
     *,
     runtime: Runtime | None = None,
 ) -> Compressor:
@@ -138,7 +145,7 @@ def truncate(
         model: any model that traces; left as it is.
         example_inputs: a tensor or tuple.
         method: the preset ``truncate`` with a budget.
-        calibration: batches whose images weight the singular values by what the layers really see.
+        calibration: inputs of the model, a tuple a batch, which weight the singular values by what the layers see.
         runtime: as of :class:`Compressor`.
 
     Raises:
@@ -171,10 +178,10 @@ def _with_pairs_in_need(make: Callable[..., Trainer], method: Method) -> Trainer
         return make(pairs=True)
 
 
-def _teacher(model: nn.Module, given: nn.Module | None, method: Method) -> Teacher | None:
+def _teacher(model: nn.Module, given: nn.Module | None, method: Method, task: Task) -> Teacher | None:
     network = given if given is not None else model if method.teacher == "self" else None
     if network is not None:
-        return Teacher(network, method.distill, method.temperature)
+        return Teacher(network, method.distill, method.temperature, task.classifies)
     for name in ("distill", "temperature"):
         if name in method.differing(Method()):
             raise BudgetError(f"{name} applies where there is a teacher: give one, or teacher='self'")
@@ -187,19 +194,6 @@ def _tell_unsaveable(gm: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
         check_saveable(gm, inputs)
     except CheckpointError as error:
         warnings.warn(f"edp_fx.save will not be able to write the compressed network: {error}", stacklevel=4)
-
-
-def _must_classify(gm: fx.GraphModule) -> None:
-    """Raise :class:`ModelError` where the ready trainer, of classifiers of one input, cannot train a network."""
-    way = "train it in a loop of your own with edp_fx.Compressor"
-    takes = sum(node.op == "placeholder" for node in gm.graph.nodes)
-    if takes != 1:
-        raise ModelError(f"the model takes {takes} inputs, and only classifiers of one are trained here: {way}")
-    result = next(node for node in gm.graph.nodes if node.op == "output").args[0]
-    value = result.meta.get("val") if isinstance(result, fx.Node) else result
-    if not isinstance(value, torch.Tensor) or value.dim() != 2:
-        what = f"a tensor of {value.dim()} axes" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
-        raise ModelError(f"the model gives {what}, and only classifiers, [images, classes], are trained here: {way}")
 
 
 def _described(compressor: Compressor, method: Method, recipe: Recipe) -> fx.GraphModule:
@@ -221,8 +215,13 @@ def _described(compressor: Compressor, method: Method, recipe: Recipe) -> fx.Gra
     return gm
 
 
-def _first_images(loader: Any) -> tuple[torch.Tensor, ...]:
+def _first_inputs(model: nn.Module, loader: Any) -> tuple[Tensor, ...]:
     if loader is None:
         raise TrainingError("give example_inputs, or data to take them from")
-    images, _ = pair_of(next(iter(loader), None))
-    return (images[:2].clone(),)
+    inputs = _inputs_of(next(iter(loader), None), input_names(model))
+    return tuple(one[:2].clone() for one in inputs)
+
+
+def _inputs_of(batch: Any, names: Sequence[str]) -> tuple[Tensor, ...]:
+    """The model's inputs in a batch, which may be nothing else where nothing is learnt."""
+    return (batch,) if isinstance(batch, Tensor) else split(batch, names)[0]

@@ -16,15 +16,15 @@ def comparison_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str, str]
         ("macs", "MACs", _count),
         ("params", "parameters", _count),
         ("file_bytes", "weights file", _bytes),
-        ("accuracy", "test accuracy", _share),
+        ("metric", f"test {report['judged_by']}", lambda value: shown(report, value)),
         ("latency_ms", "onnxruntime latency, batch 1", _milliseconds),
         ("engine_bytes", "engine", _bytes),
     ):
         a, b = dense.get(key), small.get(key)
         if a is None and b is None:
             continue
-        if key == "accuracy":
-            change = f"{100 * (b - a):+.2f} points" if a is not None and b is not None else "-"
+        if key == "metric":
+            change = gained(report, a, b) if a is not None and b is not None else "-"
         else:
             change = f"{b / a:.3f}" if a and b is not None else "-"
         rows.append((label, _or_dash(a, show), _or_dash(b, show), change))
@@ -96,8 +96,15 @@ def _bytes(value: float) -> str:
     return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
 
 
-def _share(value: float) -> str:
-    return f"{100 * value:.2f} %"
+def shown(report: Mapping[str, Any], value: float) -> str:
+    """A metric as text: accuracy in per cent, others as they are."""
+    return f"{100 * value:.2f} %" if report["judged_by"] == "accuracy" else f"{value:.4f}"
+
+
+def gained(report: Mapping[str, Any], dense: float, small: float) -> str:
+    """By how much a metric differs, as text."""
+    change = small - dense
+    return f"{100 * change:+.2f} points" if report["judged_by"] == "accuracy" else f"{change:+.4f}"
 
 
 def _milliseconds(value: float) -> str:

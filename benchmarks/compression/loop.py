@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
@@ -54,7 +55,7 @@ def fit(
             step += 1
             with mixed_precision(device, recipe.dtype):
                 logits = model(images.to(device, memory_format=LAYOUT))
-                loss = recipe.loss(logits.float(), labels.to(device))
+                loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             if regularise is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edp_fx.cli.options import MODEL_HELP, RUNTIMES, Mean, Std, Weights
+from edp_fx.cli.options import MODEL_HELP, RUNTIMES, Mean, Std, Task, Weights
 from edp_fx.lowering.targets import TARGETS
 
 EXAMPLE = "Example: edp-fx compress resnet18 --data digits --macs 0.4 --epochs 10 --out demo"
@@ -83,6 +83,7 @@ def compress(
     pretrained: Annotated[
         bool | None, typer.Option("--pretrained", help="Start from published weights.", rich_help_panel=TRAINING)
     ] = None,
+    task: Task = None,
     weights: Weights = None,
     mean: Mean = None,
     std: Std = None,
@@ -161,6 +162,7 @@ def compress(
         "lower": {"target": target, "precision": precision},
         "baseline": baseline,
         "runtime": runtime,
+        "task": task,
     }
     if resume and recipe is None and (out / RUN).exists():
         recipe = out / RUN

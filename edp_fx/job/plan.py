@@ -48,7 +48,7 @@ class Images(Settings):
     """The images to train and judge on.
 
     Args:
-        spec: see :data:`edp_fx.data.DATA_HELP`.
+        spec: see :data:`edp_fx.data.DATA_HELP`; None for those that a task brings.
         img_size: side in pixels; the data set's or the model's own where None.
         batch_size: images a step, over all processes.
         workers: processes that read image files; as many as there are processor cores where None.
@@ -57,7 +57,7 @@ class Images(Settings):
     error: ClassVar[type[EdpError]] = DataError
     what: ClassVar[str] = "data"
 
-    spec: str
+    spec: str | None = None
     img_size: int | None = bounded(None, least=8)
     batch_size: int = bounded(32, least=1)
     workers: int | None = bounded(None, least=0)
@@ -91,6 +91,7 @@ class Plan(Settings):
         lower: what to lower to.
         baseline: also train the dense network, to compare; not without training.
         runtime: what runs the network that a budget of latency is for: the device's own where None.
+        task: ``module.path:object`` with any of ``loss``, ``metric`` and ``data``; classes where None.
     """
 
     what: ClassVar[str] = "run"
@@ -102,6 +103,7 @@ class Plan(Settings):
     lower: Lowering = Lowering()
     baseline: bool = True
     runtime: str | None = bounded(None, choices=RUNTIMES)
+    task: str | None = None
 
     def check(self) -> str:
         """Everything that can be wrong before anything is loaded or written; returns the lowering target.
@@ -127,7 +129,8 @@ class Plan(Settings):
             self.method.check_without_training()
             if self.model.teacher is not None:
                 raise TrainingError("--teacher: nothing is learnt without training; leave it out, or give --epochs")
-        check_spec(self.data.spec)
+        if self.data.spec is not None:
+            check_spec(self.data.spec)
         if self.recipe.epochs:
             need("train", "training", "accelerate")
         need("lower", "lowering the result")

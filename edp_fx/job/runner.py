@@ -17,6 +17,7 @@ from torch import fx, nn
 from edp_fx.errors import EdpError
 from edp_fx.files import write_json
 from edp_fx.job.plan import Plan
+from edp_fx.job.tasks import load_task
 from edp_fx.job.written import RUN, read_plan, write_plan
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def check_resumed(job: Job) -> None:
         for name in then.differing(now):
             told = f"{name}={getattr(then, name)}, not {getattr(now, name)}"
             raise EdpError(f"--resume: the run in {job.out} has {told}; resume with the same options, or with none")
+    if before.task != job.plan.task:
+        raise EdpError(f"--resume: the run in {job.out} has --task {before.task}; resume with the same, or with none")
 
 
 class Runner:
@@ -109,6 +112,8 @@ class Runner:
                 under = load_device(budget.device).under(runtime)
                 self.method = self.method.changed(budget=budget.changed(device=under))
         self.trained = job.plan.recipe.epochs > 0
+        self.brought = load_task(job.plan.task)
+        self.task = self.brought.with_model(None, None)
         self.main = int(os.environ.get("RANK", "0")) == 0
         self.seconds: dict[str, float] = {}
         self._existed = job.out.exists()
@@ -136,10 +141,12 @@ class Runner:
         plan, job = self.plan, self.job
         started = time.perf_counter()
         data, loaded = self._load()
+        task = self.task = self.brought.with_model(loaded.loss, loaded.metric)
         teacher = self._teacher(data)
         inputs = loaded.example_inputs
         dense_cost = measure(loaded.model, inputs)
         check_saveable(trace(loaded.model, inputs), inputs)  # hours before it is saved
+        task.check_outputs(loaded.given)
         start = copy.deepcopy(loaded.model)
         self._lap("load", started)
 
@@ -150,7 +157,9 @@ class Runner:
             method=self.method,
             recipe=plan.recipe,
             example_inputs=inputs,
-            val_loader=data.val if self.trained else None,
+            val_loader=data.loaders.get("val") if self.trained else None,
+            loss=task.loss if self.trained else None,
+            metric=task.metric if self.trained else None,
             teacher=teacher,
             runtime=self.runtime,
             directory=job.out if self.trained else None,
@@ -175,29 +184,56 @@ class Runner:
         from edp_fx.models import load_model
 
         network, images, seed = self.plan.model, self.plan.data, self.plan.recipe.seed
+        if images.spec is None:
+            return self._load_task()
+        if self.brought.data is not None:
+            raise EdpError(f"--task {self.plan.task} has data of its own: leave --data out, or data out of the task")
         read = partial(load_data, images.spec, batch_size=images.batch_size, seed=seed, workers=images.workers)
         size = images.img_size or (32 if images.spec in ("digits", "fashion-mnist") else None)
         if size is None:  # the images follow the model
             size = int(load_model(network.spec).input_size[-1])
         data = read(img_size=size)
-        loaded = load_model(
+        loaded = self._model(num_classes=data.num_classes, in_chans=data.in_chans, img_size=size)
+        if loaded.preparation:
+            data = read(img_size=size, **loaded.preparation)
+        self.say(f"{loaded.describe()}\n{data.describe()}")
+        for warning in file_warnings(images.spec):
+            self.say(f"warning: {warning}")
+        assert data.num_classes is not None
+        loaded.check_classes(data.num_classes, data.classes)
+        return data, loaded
+
+    def _load_task(self) -> tuple[Data, LoadedModel]:
+        """The data that the task brings, and a model whose example inputs are two of its images."""
+        from edp_fx.train.task import input_names, split
+
+        images, brought = self.plan.data, self.brought
+        loaded = self._model(num_classes=brought.num_classes, img_size=images.img_size)
+        data = brought.load_data(
+            images.img_size or int(loaded.input_size[-1]),
+            batch_size=images.batch_size,
+            seed=self.plan.recipe.seed,
+            workers=images.workers if images.workers is not None else os.cpu_count() or 1,
+        )
+        names = input_names(loaded.model, len(loaded.example_inputs))
+        inputs, _ = split(next(iter(data.train), None), names)
+        loaded.example_inputs = tuple(one[:2].clone() for one in inputs)
+        self.say(f"{loaded.describe()}\n{data.describe()}")
+        return data, loaded
+
+    def _model(self, **options: Any) -> LoadedModel:
+        from edp_fx.models import load_model
+
+        network = self.plan.model
+        return load_model(
             network.spec,
-            num_classes=data.num_classes,
-            in_chans=data.in_chans,
-            img_size=size,
             pretrained=network.pretrained,
             weights=network.weights,
             mean=network.mean,
             std=network.std,
-            seed=seed,
+            seed=self.plan.recipe.seed,
+            **options,
         )
-        if loaded.normalised:
-            data = read(img_size=size, **loaded.normalisation)
-        self.say(f"{loaded.describe()}\n{data.describe()}")
-        for warning in file_warnings(images.spec):
-            self.say(f"warning: {warning}")
-        loaded.check_classes(data.num_classes, data.classes)
-        return data, loaded
 
     def _teacher(self, data: Data) -> nn.Module | None:
         from edp_fx.models import load_model
@@ -215,7 +251,11 @@ class Runner:
         return loaded.model
 
     def _part(self, data: Data, split: str) -> Any:
-        """The images of a split; without training all there are where they are too few to split, and that is said."""
+        """The images of a split; without training all there are where they are too few to split, and that is said. A
+        task without images for test is judged on those for validation."""
+        if split == "test" and self.plan.data.spec is None and split not in data.loaders:
+            self.say("no images for test: judged on those for validation")
+            return data.loader("val")
         if self.trained or split in data.loaders:
             return data.loader(split)
         self.say(f"no images for {split} alone: all of them are used")
@@ -263,10 +303,11 @@ class Runner:
             gm,
             data.train,
             self.plan.recipe,
-            val_loader=data.val,
+            val_loader=data.loaders.get("val"),
             directory=self.job.out / "dense",
             watcher=self.watcher,
             title="dense",
+            task=self.task,
         )
         return trainer.run(resume=self.job.resume).model
 
@@ -286,9 +327,7 @@ class Runner:
         # without training the dense network is judged as it came
         judged = {"dense": plan.baseline, "compressed": True}
         test = self._part(data, "test")
-        scores = {
-            name: evaluate(network, test).accuracy if judged[name] else None for name, network in networks.items()
-        }
+        scores = {name: evaluate(network, test, self.task) for name, network in networks.items() if judged[name]}
         for network in networks.values():
             network.cpu().eval()
         self._lap("test", started)
@@ -299,8 +338,8 @@ class Runner:
             "img_size": data.img_size,
             "classes": data.num_classes,
             "class_names": list(data.classes),
-            "mean": list(data.mean),
-            "std": list(data.std),
+            **({"mean": list(data.mean), "std": list(data.std)} if data.mean else {}),
+            **data.cropping,
         }
         is_engine = get_target(self.target).is_engine
         columns: dict[str, dict[str, Any]] = {}
@@ -317,7 +356,8 @@ class Runner:
                 "macs": cost.macs,
                 "params": cost.params,
                 "file_bytes": file_bytes,
-                "accuracy": scores[name],
+                "metric": scores[name].metric if name in scores else None,
+                "loss": scores[name].loss if name in scores else None,
                 "latency_ms": None,
                 "engine_bytes": lowered[name].bytes if is_engine else None,
             }
@@ -333,6 +373,7 @@ class Runner:
             **columns,
             "macs_ratio": columns["compressed"]["macs"] / columns["dense"]["macs"],
             "latency_budget": run.get("timing"),
+            "judged_by": scores["compressed"].name,
             "kinds": run["kinds"],
             "prune_merge": {"max_rel_diff": run["max_rel_diff"]},
             "onnx": {"path": str(job.out / "model.onnx"), "max_abs_diff": result.max_abs_diff},

@@ -46,8 +46,8 @@ def read_plan(written: Path | None = None, given: Mapping[str, Any] | None = Non
         sections[name] = {**sections.get(name, {}), **values}
     for text in sets:
         _set(text, sections, given or {})
-    for name, option in (("model", "MODEL"), ("data", "--data D")):
-        if not sections.get(name, {}).get("spec"):
+    for name, option, other in (("model", "MODEL", None), ("data", "--data D", single.get("task"))):
+        if not sections.get(name, {}).get("spec") and not other:
             raise EdpError(f"give {option}, or a --recipe that names one")
     if "epochs" not in sections.get("recipe", {}):
         raise EdpError("say how long to train: --epochs N (0 truncates without training)")

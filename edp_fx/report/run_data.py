@@ -18,7 +18,8 @@ _MOST_POINTS = 3000  # of a curve
 def read_run(directory: Path) -> dict[str, Any]:
     """The run in ``directory``, finished or not.
 
-    Returns plain values: ``report`` (report.json or None), ``metric`` (what the budget counts), ``events``,
+    Returns plain values: ``report`` (report.json or None), ``metric`` (what the budget counts), ``judged_by``
+    (the metric that validates), ``events``,
     ``compressed`` and ``dense`` (each ``loss``: step, loss, smoothed loss, cost; ``epochs``: records), and
     ``layers`` (the report's, each with ``macs``: [before, after] per sample, None where not known).
 
@@ -37,6 +38,7 @@ def read_run(directory: Path) -> dict[str, Any]:
     return {
         "report": report,
         "metric": metric,
+        "judged_by": next((one["metric_name"] for one in lines if "metric_name" in one), "metric"),
         "target": budget.get(metric),
         "events": [line for line in lines if "event" in line] if events is None else events,
         "compressed": _curves(lines, metric),

@@ -8,7 +8,7 @@ from typing import Any
 
 from edp_fx.refusal import Refusal, by_reason
 from edp_fx.report.page import page
-from edp_fx.summary import comparison_rows
+from edp_fx.summary import comparison_rows, gained, shown
 
 _UNITS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
 
@@ -50,11 +50,11 @@ def _verdict(run: dict[str, Any]) -> str:
     said = f"{100 * ratio:.1f}% of the dense network's MACs"
     if run["target"] is not None:
         said += f", budget {100 * run['target']:g}% of {_UNITS[run['metric']]}"
-    dense, small = report["dense"]["accuracy"], report["compressed"]["accuracy"]
+    dense, small = report["dense"]["metric"], report["compressed"]["metric"]
     if small is not None:
-        said += f". Test accuracy {100 * small:.2f}%"
+        said += f". Test {run['judged_by']} {shown(report, small)}"
         if dense is not None:
-            said += f", {100 * (small - dense):+.2f} points against the dense network trained alike"
+            said += f", {gained(report, dense, small)} against the dense network trained alike"
     return f"<p>{escape(said)}.</p>"
 
 
@@ -70,7 +70,7 @@ def _charts(run: dict[str, Any]) -> str:
         f'<figure><figcaption>{label}</figcaption><div class="chart" id="{key}"></div></figure>'
         for key, label in (
             ("loss", "Training loss"),
-            ("accuracy", "Validation accuracy"),
+            ("accuracy", f"Validation {run['judged_by']}"),
             ("cost", f"{_UNITS[run['metric']]}, share of dense"),
         )
     )

@@ -43,9 +43,9 @@ def _curves(run: dict[str, Any], figure_type: Any) -> Any:
     for label, curve, colour in (("dense", dense, _ORANGE), ("compressed", small, _BLUE)):
         if curve["loss"]["step"]:
             loss.plot(curve["loss"]["step"], curve["loss"]["smooth"], color=colour, label=label)
-        judged = [one for one in curve["epochs"] if one.get("val_accuracy") is not None]
+        judged = [one for one in curve["epochs"] if one.get("val_metric") is not None]
         if judged:
-            steps, values = [one["step"] for one in judged], [100 * one["val_accuracy"] for one in judged]
+            steps, values = [one["step"] for one in judged], [one["val_metric"] for one in judged]
             accuracy.plot(steps, values, color=colour, marker="o", markersize=3, label=label)
     cost.step([0, *small["loss"]["step"]], [1, *small["loss"]["cost"]], where="post", color=_BLUE, label="now")
     decided = [event for event in run["events"] if event.get("goal") is not None]
@@ -55,7 +55,7 @@ def _curves(run: dict[str, Any], figure_type: Any) -> Any:
     if run["target"] is not None:
         cost.axhline(run["target"], color="#1a7f4b", linestyle=":", label="budget")
     cost.set_ylim(0, 1.05)
-    titles = ("training loss", "validation accuracy, %", f"{run['metric']}, share of dense")
+    titles = ("training loss", f"validation {run['judged_by']}", f"{run['metric']}, share of dense")
     for axes, title in zip((loss, accuracy, cost), titles):
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step", fontsize=9)

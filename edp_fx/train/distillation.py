@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edp_fx.leaves import sole
 from edp_fx.train.precision import mixed_precision
+from edp_fx.train.task import distance, floats
 
 
 class Teacher:
@@ -18,15 +21,17 @@ class Teacher:
     On a GPU it multiplies in half precision: what it says counts as a distribution, not to the last digit.
 
     Args:
-        network: gives logits [N, classes]; left as it is.
+        network: of the outputs of the one that learns; left as it is.
         weight: of the teacher's part of the loss, in (0, 1].
         temperature: by which both logits are divided, above 0.
+        classifies: whether the outputs are logits [N, classes].
     """
 
-    def __init__(self, network: nn.Module, weight: float, temperature: float) -> None:
+    def __init__(self, network: nn.Module, weight: float, temperature: float, classifies: bool = True) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.weight = weight
         self.temperature = temperature
+        self.classifies = classifies
 
     def to(self, device: torch.device) -> Teacher:
         """Move it."""
@@ -34,19 +39,26 @@ class Teacher:
         return self
 
     @torch.no_grad()
-    def logits(self, images: Tensor) -> Tensor:
-        """What the teacher says of images [N, C, H, W], in float32."""
-        half = images.device.type == "cuda"
-        with mixed_precision(images.device.type, torch.bfloat16 if half else torch.float32):
-            return self.network(images).float()
+    def outputs(self, inputs: tuple[Tensor, ...]) -> Any:
+        """What the teacher says of a batch of inputs [N, …], in float32."""
+        device = inputs[0].device.type
+        with mixed_precision(device, torch.bfloat16 if device == "cuda" else torch.float32):
+            return floats(self.network(*inputs))
 
-    def mixed(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
-        """``loss`` and the distance of ``logits`` [N, classes] from the teacher's, each by its weight."""
+    def mixed(self, loss: Tensor, outputs: Any, inputs: tuple[Tensor, ...]) -> Tensor:
+        """``loss`` and the distance of ``outputs`` from the teacher's, each by its weight.
+
+        Of a classifier the outputs are logits [N, classes], and the distance is that of softened distributions; of
+        another network it is :func:`~edp_fx.train.task.distance`.
+        """
+        said = self.outputs(inputs)
+        if not self.classifies:
+            return (1 - self.weight) * loss + self.weight * distance(outputs, said)
         warm = self.temperature
-        distance = F.kl_div(
-            F.log_softmax(logits / warm, dim=1),
-            F.log_softmax(self.logits(images) / warm, dim=1),
+        apart = F.kl_div(
+            F.log_softmax(sole(outputs) / warm, dim=1),
+            F.log_softmax(sole(said) / warm, dim=1),
             reduction="batchmean",
             log_target=True,
         )
-        return (1 - self.weight) * loss + self.weight * warm * warm * distance
+        return (1 - self.weight) * loss + self.weight * warm * warm * apart

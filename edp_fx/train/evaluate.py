@@ -1,49 +1,42 @@
-"""Accuracy and mean loss over a loader."""
+"""The metric and the mean loss of a network over a loader."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from edp_fx.inputs import device_of
-
-
-@dataclass(frozen=True)
-class Score:
-    """Top-1 accuracy in [0, 1], mean cross entropy, and over how many images."""
-
-    accuracy: float
-    loss: float
-    images: int
+from edp_fx.train.task import Judge, Score, Task, floats, input_names, placed, split
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Iterable[Any]) -> Score:
-    """Top-1 accuracy of a classifier over batches of (images [N, C, H, W], labels [N]), in evaluation mode, on the
-    model's own device.
+def evaluate(model: nn.Module, loader: Iterable[Any], task: Task | None = None, inputs: int | None = None) -> Score:
+    """Metric and mean loss over batches, in evaluation mode, on the model's own device.
 
     Args:
-        model: gives logits [N, classes].
-        loader: batches.
+        model: any whose outputs the task can judge; a classifier gives logits [N, classes].
+        loader: batches, as :func:`~edp_fx.train.task.split` takes them; (images [N, C, H, W], labels [N]), say.
+        task: what is judged; classes where None.
+        inputs: how many inputs the model takes, where its signature does not say.
+
+    Raises:
+        TrainingError: a batch has another form, or the loss or the metric fails on the outputs.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     device = device_of(model) or torch.device("cpu")
-    total = torch.zeros(3, dtype=torch.float64, device=device)
+    task = task or Task()
+    judge, names = Judge(task), input_names(model, inputs)
     try:
-        for images, labels in loader:
-            images, labels = images.to(device), labels.to(device)
-            logits = model(images).float()
-            total[0] += (logits.argmax(1) == labels).sum()
-            total[1] += F.cross_entropy(logits, labels, reduction="sum")
-            total[2] += len(labels)
+        for batch in loader:
+            given, targets = placed(split(batch, names), device)
+            outputs = floats(model(*given))
+            task.check(outputs, targets)
+            judge.add(outputs, targets, len(given[0]))
     finally:
         for module, training in modes.items():
             module.training = training
-    right, loss, count = total.tolist()
-    return Score(right / max(count, 1), loss / max(count, 1), int(count))
+    return judge.score()

@@ -16,8 +16,8 @@ class Watcher(Protocol):
     def step(self, epoch: int, step: int, loss: float, cost: float | None) -> None:
         """An optimiser step was made."""
 
-    def epoch(self, epoch: int, loss: float, accuracy: float | None, cost: float | None) -> None:
-        """An epoch ended."""
+    def epoch(self, epoch: int, loss: float, metric: float | None, cost: float | None) -> None:
+        """An epoch ended; ``metric``: of the task, on the validation images."""
 
     def end(self) -> None:
         """The stage is over."""
@@ -32,7 +32,7 @@ class Silent:
     def step(self, epoch: int, step: int, loss: float, cost: float | None) -> None:
         """Nothing."""
 
-    def epoch(self, epoch: int, loss: float, accuracy: float | None, cost: float | None) -> None:
+    def epoch(self, epoch: int, loss: float, metric: float | None, cost: float | None) -> None:
         """Nothing."""
 
     def end(self) -> None:
@@ -88,9 +88,9 @@ class RichWatcher:
             state = f"epoch {epoch + 1}/{self._epochs}  loss {loss:.3f}{self._cost(cost)}"
             self._progress.update(self._task, completed=step, state=state)
 
-    def epoch(self, epoch: int, loss: float, accuracy: float | None, cost: float | None) -> None:
+    def epoch(self, epoch: int, loss: float, metric: float | None, cost: float | None) -> None:
         """Print the epoch's line."""
-        judged = "" if accuracy is None else f"  validation {accuracy:.4f}"
+        judged = "" if metric is None else f"  validation {metric:.4f}"
         number = f"epoch {epoch + 1:>3}/{self._epochs}"
         line = f"{self._title:<11} {number}  loss {loss:.4f}{judged}{self._cost(cost)}"
         self.console.print(line, highlight=False)

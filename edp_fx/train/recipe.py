@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from edp_fx.compressor.optimizer import parameter_groups
@@ -84,10 +83,6 @@ class Recipe(Settings):
         if step < rise:
             return self.peak_lr * (step + 1) / rise
         return self.peak_lr * 0.5 * (1 + math.cos(math.pi * (step + 1 - rise) / max(1, total - rise)))
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of logits [N, classes] and labels [N]."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
 
 def seed_everything(seed: int, epoch: int, rank: int = 0) -> None:

@@ -14,16 +14,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from edp_fx.compressor.compressor import Compressor
-from edp_fx.errors import TrainingError
+from edp_fx.errors import TrainingError, typed_line
 from edp_fx.extras import need
 from edp_fx.train.deterministic import deterministic
 from edp_fx.train.distillation import Teacher
-from edp_fx.train.evaluate import Score, evaluate
+from edp_fx.train.evaluate import evaluate
 from edp_fx.train.metrics import MetricsLog
 from edp_fx.train.precision import mixed_precision
 from edp_fx.train.progress import Silent, Watcher
 from edp_fx.train.recipe import Recipe, seed_everything
 from edp_fx.train.state import load_state, save_state
+from edp_fx.train.task import Score, Task, floats, input_names, placed, split
 
 CHECK_EVERY = 20  # steps between looks at the loss on a device where looking waits for it
 
@@ -43,7 +44,7 @@ class Trainer:
 
     Args:
         gm: the network; changed in place.
-        train_loader: batches of (images [N, C, H, W], labels [N]) with a length.
+        train_loader: batches as :func:`~edp_fx.train.task.split` takes them, with a length.
         recipe: see :class:`~edp_fx.train.recipe.Recipe`.
         val_loader: judged after every epoch on the main process.
         make_compressor: (gm, optimizer, total_steps) -> Compressor; plain training where None.
@@ -52,6 +53,7 @@ class Trainer:
         teacher: to distil from.
         watcher: shown the progress.
         title: what the run is called in it.
+        task: what is minimised and judged; classes where None.
     """
 
     def __init__(
@@ -66,11 +68,16 @@ class Trainer:
         teacher: Teacher | None = None,
         watcher: Watcher | None = None,
         title: str = "training",
+        task: Task | None = None,
     ) -> None:
         need("train", "training", "accelerate")
         from accelerate import Accelerator, DataLoaderConfiguration
 
         self.recipe = recipe
+        self.task = task or Task()
+        if recipe.label_smoothing and not self.task.classifies:
+            raise TrainingError("label_smoothing is of the default loss: leave it out where loss= is given")
+        self.names = input_names(gm)
         # not told the precision, of which it allows a process only one: torch's own autocast is used below
         self.accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=True))
         self.device = self.accelerator.device
@@ -162,18 +169,17 @@ class Trainer:
                 seconds.append(time.perf_counter() - started)
                 score = self._judge()
                 self.epoch = epoch + 1
-                accuracy = score.accuracy if score else None
                 if log is not None:
-                    record = {
+                    record: dict[str, Any] = {
                         "epoch": epoch + 1,
                         "train_loss": loss,
                         "seconds": seconds[-1],
                         **self._cost_record(),
                     }
                     if score:
-                        record |= {"val_accuracy": score.accuracy, "val_loss": score.loss}
+                        record |= {"val_metric": score.metric, "val_loss": score.loss, "metric_name": score.name}
                     log.write(self.step, record)
-                self.watcher.epoch(epoch, loss, accuracy, self._cost())
+                self.watcher.epoch(epoch, loss, score.metric if score else None, self._cost())
                 self._save()
         finally:
             self.watcher.end()
@@ -194,12 +200,12 @@ class Trainer:
         self.gm.train()
         count, pending, running = 0, 0, torch.zeros((), device=self.device)
         batches = len(self.loader)
-        for number, (images, labels) in enumerate(self._batches(epoch)):
+        for number, (inputs, targets) in enumerate(self._batches(epoch)):
             last = number + 1 == batches
             group = min(self.recipe.accumulate, batches - (number - pending))
             pending += 1
             synchronise = pending == self.recipe.accumulate or last
-            loss = self._forward_backward(images, labels, group, synchronise)
+            loss = self._forward_backward(inputs, targets, group, synchronise)
             running += loss
             count += 1
             if not synchronise:
@@ -219,32 +225,32 @@ class Trainer:
         self._must_be_finite(mean, epoch)
         return mean
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, epoch: int) -> Iterator[tuple[tuple[Tensor, ...], Any]]:
         iterator = iter(self.loader)
         while True:
             try:
-                images, labels = pair_of(next(iterator))
+                batch = split(next(iterator), self.names)
             except StopIteration:
                 return
             except TrainingError:
                 raise
             except Exception as error:
                 raise TrainingError(
-                    f"the training loader failed in epoch {epoch + 1}, step {self.step}: "
-                    f"{type(error).__name__}: {error}; {self._kept()}"
+                    f"the training loader failed in epoch {epoch + 1}, step {self.step}: {typed_line(error)}; "
+                    f"{self._kept()}"
                 ) from error
-            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+            yield placed(batch, self.device)
 
-    def _forward_backward(self, images: Tensor, labels: Tensor, group: int, synchronise: bool) -> Tensor:
+    def _forward_backward(self, inputs: tuple[Tensor, ...], targets: Any, group: int, synchronise: bool) -> Tensor:
         hold = getattr(self.model, "no_sync", None)
         with nullcontext() if synchronise or hold is None else hold():
             with mixed_precision(self.device.type, self.recipe.dtype):
-                logits = self.model(images).float()
+                outputs = floats(self.model(*inputs))
                 if self.step == 0:  # once: on a GPU looking waits for it
-                    _must_have_classes(logits, labels)
-                loss = self.recipe.loss(logits, labels)
+                    self.task.check(outputs, targets)
+                loss = self.task.minimised(outputs, targets, self.recipe.label_smoothing)
                 if self.teacher is not None:
-                    loss = self.teacher.mixed(loss, logits, images)
+                    loss = self.teacher.mixed(loss, outputs, inputs)
             self.scaler.scale(loss / group).backward()
         return loss.detach()
 
@@ -272,7 +278,7 @@ class Trainer:
         if self.val_loader is None:
             return None
         model = self.average.module if self.average is not None else self.gm
-        score = evaluate(model, self.val_loader) if self.main else None
+        score = evaluate(model, self.val_loader, self.task) if self.main else None
         self.accelerator.wait_for_everyone()
         return score
 
@@ -343,24 +349,3 @@ class Trainer:
         self.epoch = int(state["progress"]["epoch"])
         self.step = int(state["progress"]["step"])
         self.model = self._wrapped()
-
-
-def pair_of(batch: Any) -> tuple[Tensor, Tensor]:
-    """A loader's batch as (images, labels).
-
-    Raises:
-        TrainingError: it is something else.
-    """
-    if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(isinstance(one, Tensor) for one in batch):
-        parts = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
-        what = "nothing" if batch is None else f"a {type(batch).__name__}{parts}"
-        raise TrainingError(f"the loader gives {what}: batches must be (images [N, C, H, W], labels [N]) of tensors")
-    return batch[0], batch[1]
-
-
-def _must_have_classes(logits: Tensor, labels: Tensor) -> None:
-    if labels.dim() != 1 or labels.is_floating_point():
-        raise TrainingError(f"labels of shape {list(labels.shape)}, {labels.dtype}: give the class of each image")
-    most = int(labels.max())
-    if most >= logits.shape[1]:
-        raise TrainingError(f"label {most} in the data, but the network gives {logits.shape[1]} classes, from 0 on")

@@ -83,6 +83,11 @@ LIBRARY: dict[str, tuple[str, ...]] = {
         "edp_fx.compress(model, [(x, torch.tensor([0, 9]))], epochs=1, macs=0.5)",
         "edp_fx.compress(model, [(x, torch.tensor([0.5, 0.5]))], epochs=1, macs=0.5)",
         "edp_fx.compress(nn.Conv2d(3, 4, 3), [(x, torch.tensor([0, 1]))], epochs=1, macs=0.5)",
+        "edp_fx.compress(model, batches, epochs=1, macs=0.5, loss='cross entropy')",
+        "edp_fx.compress(model, batches, epochs=1, macs=0.5, loss=lambda outputs, targets: outputs)",
+        "edp_fx.compress(model, batches, epochs=1, macs=0.5, loss=lambda outputs: outputs.sum())",
+        "edp_fx.compress(model, batches, epochs=1, macs=0.5, val_loader=batches, metric=lambda o, t: 1 / 0)",
+        "edp_fx.compress(model, batches, epochs=0, macs=0.5, loss=nn.functional.cross_entropy)",
         "edp_fx.compress(model, batches, epochs=1, macs=0.5, resume=True)",
     ),
     "Save, load, lower, measure": (

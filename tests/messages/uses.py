@@ -105,6 +105,24 @@ def two():
     return Two(), (torch.randn(2, 3, 8, 8), torch.randn(2, 5))
 def jump():
     return Jump(), torch.randn(2, 3, 2, 2)
+def pair():
+    net = Two()
+    net.b = nn.Linear(5, 2)
+    net.a = nn.Conv2d(3, 2, 3)
+    return net, (torch.randn(2, 3, 8, 8), torch.randn(2, 5))
+def detector():
+    from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+    return ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=2)
+nothing = {}
+metrics = {"metric": len}
+typo = {"lose": len}
+def unread():
+    def data():
+        return open("masks/none.png")
+    return {"data": data}
+def whole():
+    batches = [(torch.randn(2, 3, 32, 32), torch.zeros(2, 30, 30))]
+    return {"loss": lambda outputs, targets: outputs.out, "data": {"train": batches, "val": batches}}
 def number():
     return 3
 def misspelt():
@@ -117,6 +135,8 @@ def words():
     return nn.Linear(3, 2), "images"
 def flat():
     return {"model": Jump(), "example_inputs": torch.randn(2, 3, 2, 2), "std": 0}
+def cubic():
+    return {"model": Jump(), "interpolation": "cubic"}
 def maps():
     return nn.Conv2d(3, 2, 3), torch.randn(2, 3, 32, 32)
 net = nn.Linear(3, 2)

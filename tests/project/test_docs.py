@@ -141,6 +141,8 @@ REASONS = (
     "an engine runs on an NVIDIA GPU",
     "installs",
     "measures networks for minutes",
+    "a task of the reader's",
+    "needs a data set, and minutes; the same is run in small above",
     "needs a network to download the weights",
     "needs several GPUs",
     "needs two machines",

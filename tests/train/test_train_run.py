@@ -307,13 +307,13 @@ def test_distillation_uses_the_teacher(loaders: Loaders) -> None:
 def test_a_trained_network_teaches_itself(loaders: Loaders, monkeypatch: pytest.MonkeyPatch) -> None:
     train, _ = loaders()
     seen: list[Any] = []
-    original = Teacher.logits
+    original = Teacher.outputs
 
-    def logits(self: Teacher, images: torch.Tensor) -> torch.Tensor:
+    def outputs(self: Teacher, inputs: tuple[torch.Tensor, ...]) -> Any:
         seen.append((type(self.network), self.weight, self.network.training))
-        return original(self, images)
+        return original(self, inputs)
 
-    monkeypatch.setattr(Teacher, "logits", logits)
+    monkeypatch.setattr(Teacher, "outputs", outputs)
     edp_fx.compress(make_net(), train, method="trained", macs=0.5, epochs=1)
     assert seen == [(Net, 0.5, False)] * len(train)
     seen.clear()

@@ -40,13 +40,14 @@ function drawLoss() {
 
 function drawAccuracy() {
   const points = { show: true, size: 6 };
-  const curve = (from) => [[0, ...from.epochs.map((one) => one.step)], [null, ...from.epochs.map((one) => one.val_accuracy ?? null)]];
+  const curve = (from) => [[0, ...from.epochs.map((one) => one.step)], [null, ...from.epochs.map((one) => one.val_metric ?? null)]];
   const curves = [curve(compressed)], lines = [series("compressed", "accent", { points })];
   if (dense.epochs.length) {
     curves.push(curve(dense));
     lines.push(series("dense", "warn", { points }));
   }
-  chart("accuracy", joined(...curves), lines, (_, low, high) => [Math.max(0, (low ?? 0) - 0.05), Math.min(1, (high ?? 1) + 0.02)]);
+  const above = (high) => (high <= 1 ? Math.min(1, high + 0.02) : 1.02 * high);
+  chart("accuracy", joined(...curves), lines, (_, low, high) => [Math.max(0, (low ?? 0) - 0.05), above(high ?? 1)]);
 }
 
 function drawCost() {

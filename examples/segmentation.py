@@ -1,0 +1,151 @@
+"""Segmentation (torchvision): a loss and a metric of one's own, dense and compressed networks trained alike.
+
+    python examples/segmentation.py --data CAMVID --epochs 60 --macs 0.5
+    python examples/segmentation.py --data CAMVID --network deeplabv3_mobilenet_v3_large --epochs 60
+
+CAMVID holds train/, val/ and test/ with images, and trainannot/, valannot/ and testannot/ with masks of the same names:
+PNG files whose pixels are classes from 0 on; --void says which of them is no class.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+import edp_fx
+from edp_fx.models import load_model
+from edp_fx.train import Recipe, RichWatcher, Task, Trainer, evaluate
+
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+class Scenes(Dataset[tuple[Tensor, Tensor]]):
+    """Images [3, H, W], normalised, and masks [H, W], mirrored at random in training.
+
+    Raises:
+        SystemExit: a folder or a mask is missing.
+    """
+
+    def __init__(self, root: Path, part: str) -> None:
+        self.train = part == "train"
+        self.images = sorted((root / part).glob("*.*"))
+        self.masks = [root / f"{part}annot" / f"{image.stem}.png" for image in self.images]
+        if not self.images:
+            raise SystemExit(f"--data {root}: no images in {part}/")
+        missing = [mask for mask in self.masks if not mask.exists()]
+        if missing:
+            raise SystemExit(f"--data {root}: {missing[0]} is missing: every image of {part}/ needs its mask")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        pixels = torch.from_numpy(np.array(Image.open(self.images[index]).convert("RGB"))) / 255
+        mask = torch.from_numpy(np.array(Image.open(self.masks[index]))).long()
+        image = ((pixels - MEAN) / STD).permute(2, 0, 1)
+        if self.train and torch.rand(()) < 0.5:
+            image, mask = image.flip(-1), mask.flip(-1)
+        return image.contiguous(), mask.contiguous()
+
+
+class MeanOverlap:
+    """Intersection over union of each class, over all images, averaged over the classes that occur.
+
+    Args:
+        classes: how many.
+        void: label of pixels that do not count.
+    """
+
+    name = "mIoU"
+
+    def __init__(self, classes: int, void: int) -> None:
+        self.classes, self.void = classes, void
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all."""
+        self.counts = torch.zeros(self.classes, self.classes, dtype=torch.long)
+
+    def update(self, outputs: dict[str, Tensor], masks: Tensor) -> None:
+        """Count a batch: outputs["out"] [N, classes, H, W], masks [N, H, W]."""
+        found, true = outputs["out"].argmax(1), masks
+        counted = true != self.void
+        pairs = true[counted] * self.classes + found[counted]
+        self.counts += torch.bincount(pairs.cpu(), minlength=self.classes**2).view(self.classes, self.classes)
+
+    def compute(self) -> float:
+        """The mean, in [0, 1]."""
+        hit, whole = self.counts.diag(), self.counts.sum(0) + self.counts.sum(1)
+        seen = self.counts.sum(1) > 0
+        return float((hit / (whole - hit).clamp_min(1))[seen].double().mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/, trainannot/, val/ …")
+    parser.add_argument("--network", default="lraspp_mobilenet_v3_large", help="a segmentation network of torchvision")
+    parser.add_argument("--classes", type=int, default=11)
+    parser.add_argument("--void", type=int, default=11, help="label of pixels that do not count")
+    parser.add_argument("--macs", type=float, default=0.5, help="share of the dense network")
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("segmentation"))
+    options = parser.parse_args()
+
+    sets = {part: Scenes(options.data, part) for part in ("train", "val", "test")}
+    loaders: dict[str, Any] = {
+        part: DataLoader(
+            scenes, options.batch_size, shuffle=scenes.train, drop_last=scenes.train, num_workers=options.workers
+        )
+        for part, scenes in sets.items()
+    }
+    height, width = sets["train"][0][1].shape
+    loaded = load_model(f"torchvision:{options.network}", num_classes=options.classes, img_size=(height, width))
+    inputs = loaded.example_inputs
+
+    def loss(outputs: dict[str, Tensor], masks: Tensor) -> Tensor:
+        return F.cross_entropy(outputs["out"], masks, ignore_index=options.void)
+
+    task = Task(loss, MeanOverlap(options.classes, options.void))
+    recipe = Recipe(epochs=options.epochs)
+    with RichWatcher() as watcher:
+        small = edp_fx.compress(
+            loaded.model,
+            loaders["train"],
+            recipe=recipe,
+            macs=options.macs,
+            val_loader=loaders["val"],
+            loss=task.loss,
+            metric=task.metric,
+            watcher=watcher,
+        )
+        dense = Trainer(
+            edp_fx.trace(loaded.model, inputs),
+            loaders["train"],
+            recipe,
+            val_loader=loaders["val"],
+            watcher=watcher,
+            title="dense",
+            task=task,
+        )
+        networks = {"dense": dense.run().model, "compressed": small}
+
+    edp_fx.save(small, options.out, inputs, extra=loaded.facts)
+    print(f"{'':<12}{'MACs':>9}{'parameters':>12}{'mIoU':>8}")
+    for name, network in networks.items():
+        cost, score = edp_fx.measure(network, inputs), evaluate(network, loaders["test"], task)
+        print(f"{name:<12}{cost.macs / 1e6:>7.0f} M{cost.params / 1e6:>10.2f} M{score.metric:>8.3f}")
+    print(f"saved in {options.out}")
+
+
+if __name__ == "__main__":
+    main()
