@@ -114,7 +114,7 @@ def _same(basis: nn.Conv2d) -> tuple[int, int]:
     )
 
 
-def _root(gram: Tensor) -> Tensor:
+def damped_root(gram: Tensor) -> Tensor:
     """L with LLᵀ the Gram matrix and a ridge, one as large as rounding and few images make it need.
 
     Raises TrainingError where the layer saw what is no number.
@@ -135,7 +135,7 @@ def _resplit(pair: Pair, gram: Tensor, gain: Tensor | None) -> Tensor:
     weight = pair.effective_weight().detach().flatten(1).double()
     scale = torch.ones(len(weight)).double() if gain is None else gain.double().clamp_min(1e-6)
     scale = scale.to(weight.device)
-    lower = _root(gram.double())
+    lower = damped_root(gram.double())
     left, singular, right = torch.linalg.svd(scale[:, None] * (weight @ lower), full_matrices=False)
     old_basis, old_coefficient = factors(pair)
     ranks = len(old_basis)

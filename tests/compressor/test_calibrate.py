@@ -26,14 +26,14 @@ def test_fewer_positions_than_channels(scale: float) -> None:
 
 
 def test_the_root_of_a_matrix_that_rounding_made_indefinite() -> None:
-    from edp_fx.compressor.calibrate import _root
+    from edp_fx.compressor.calibrate import damped_root
 
     generator = torch.Generator().manual_seed(0)
     thin = torch.randn(300, 4, generator=generator, dtype=torch.float64)
     thin[:3] *= 1e4
     gram = thin @ thin.T
     gram -= 1e-2 * float(gram.diagonal().mean()) * torch.eye(300, dtype=torch.float64)
-    lower: Tensor = _root(gram)
+    lower: Tensor = damped_root(gram)
     assert bool(lower.isfinite().all())
 
 
