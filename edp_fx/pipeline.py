@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ from torch import Tensor, fx, nn
 
 from edp_fx.checkpoint import check_saveable
 from edp_fx.compressor import Compressor, Method
-from edp_fx.compressor.calibrate import whiten
 from edp_fx.errors import BudgetError, CheckpointError, TrainingError, UnreachableError
 from edp_fx.frontend import trace
 from edp_fx.inputs import copied, normalize
 from edp_fx.latency import Runtime
+from edp_fx.one_shot import one_shot
 from edp_fx.train import Recipe, Teacher, Trainer, Watcher
 from edp_fx.train.task import Task, input_names, split
 from edp_fx.validation.checked import insert
@@ -45,12 +45,12 @@ def compress(
     Args:
         model: any that traces; left as it is (a copy is trained).
         data: batches with a length: (images [N, C, H, W], labels [N]), or inputs and targets of any form, see
-            :func:`~edp_fx.train.task.split`. Without training a few of its batches weight the singular values by what
-            the layers see; None is taken too.
-        method: how to compress: a :class:`Method` or a preset's name. ``scratch`` where None, ``truncate`` where no
-            epoch is trained; a trained network wants ``trained``.
+            :func:`~edp_fx.train.task.split`. Without training a few hundred of its images say what matters and how what
+            stays makes up for what goes; None is taken too, by ``truncate``.
+        method: how to compress: a :class:`Method` or a preset's name. ``scratch`` where None; where no epoch is trained
+            ``one-shot``, and without data ``truncate``; a trained network wants ``trained``.
         recipe: how to train.
-        epochs: passes over the images, by the default recipe, instead of ``recipe``; 0 truncates without training.
+        epochs: passes over the images, by the default recipe, instead of ``recipe``; 0 compresses without training.
         example_inputs: a tensor or tuple; two images of the data where None.
         val_loader: judged after every epoch.
         loss: (outputs, targets) -> scalar; cross entropy of logits [N, classes] and labels [N] where None.
@@ -79,7 +79,7 @@ def compress(
     if resume and directory is None:
         raise TrainingError("resume: say with directory= where the checkpoint is")
     if method is None and recipe.epochs == 0:
-        method = "truncate"
+        method = "truncate" if data is None else "one-shot"
     method = Method.of(method, **changes)
     task = Task(loss, metric)
     if runtime is not None and (method.budget is None or method.budget.metric != "latency"):
@@ -97,7 +97,7 @@ def compress(
             raise TrainingError(f"{unused[0]} applies to training only: leave it out, or train for an epoch or more")
         names = input_names(model, len(inputs))
         seen = None if data is None else (_inputs_of(batch, names) for batch in data)
-        compressor = truncate(model, inputs, method, seen, runtime=runtime)
+        compressor = one_shot(model, inputs, method, seen, runtime=runtime)
         if before_writing is not None:
             before_writing()
         return _described(compressor, method, recipe)
@@ -129,36 +129,6 @@ def compress(
     outcome = ready.run(resume=resume)
     assert outcome.compressor is not None
     return _described(outcome.compressor, method, recipe)
-
-
-def truncate(
-    model: nn.Module,
-    example_inputs: Any,
-    method: Method,
-    calibration: Iterable[tuple[Tensor, ...]] | None = None,
-    *,
-    runtime: Runtime | None = None,
-) -> Compressor:
-    """Reach the budget without training, by cutting the least ranks; returns a finished compressor.
-
-    Args:
-        model: any model that traces; left as it is.
-        example_inputs: a tensor or tuple.
-        method: the preset ``truncate`` with a budget.
-        calibration: inputs of the model, a tuple a batch, which weight the singular values by what the layers see.
-        runtime: as of :class:`Compressor`.
-
-    Raises:
-        BudgetError: something in the method needs training, or ranks alone cannot reach the budget.
-    """
-    method.check_without_training()
-    gm = insert(trace(copied(model), example_inputs), start=method.pairs)
-    used = method
-    if calibration is not None and method.importance == "singular":
-        used = method.changed(importance=whiten(gm, calibration))
-    compressor = Compressor(gm, example_inputs, used, runtime=runtime)
-    compressor.finish()
-    return compressor
 
 
 def _recipe(recipe: Recipe | None, epochs: int | None) -> Recipe:

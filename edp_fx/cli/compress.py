@@ -31,7 +31,7 @@ def compress(
         str | None, typer.Option(help="digits | fashion-mnist | folder:PATH | torchvision:NAME:PATH")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the results.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the images; 0 truncates without training.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the images; 0: no training.")] = None,
     macs: Annotated[float | None, typer.Option(help=f"Multiply-accumulates, {SHARE}.", rich_help_panel=BUDGET)] = None,
     params: Annotated[float | None, typer.Option(help="Parameters, a share.", rich_help_panel=BUDGET)] = None,
     latency: Annotated[
@@ -56,7 +56,8 @@ def compress(
     method: Annotated[
         str | None,
         typer.Option(
-            help="scratch | trained | paper | truncate. By itself: trained for weights that are, else scratch.",
+            help="scratch | trained | paper | one-shot | truncate. By itself: one-shot without training, trained for "
+            "weights that are, else scratch.",
             rich_help_panel=METHOD,
         ),
     ] = None,

@@ -17,9 +17,10 @@ from edp_fx.compressor.budget import Budget, check_reachable
 from edp_fx.compressor.candidates import Candidates, Scope
 from edp_fx.compressor.elements import Elements, Keep
 from edp_fx.compressor.factors import coefficient_gains
-from edp_fx.compressor.importance import Context, Norm, agreed, make_importance
+from edp_fx.compressor.importance import Context, Norm, agreed
+from edp_fx.compressor.measures import make_importance
 from edp_fx.compressor.method import Method
-from edp_fx.compressor.misuse import check_given, check_over, unweighed
+from edp_fx.compressor.misuse import check_given, check_over, check_ready, unweighed
 from edp_fx.compressor.network import Network
 from edp_fx.compressor.offer import offer_kinds
 from edp_fx.compressor.optimizer import carry_state, without_decay
@@ -87,6 +88,7 @@ class Compressor:
         self.example_inputs = normalize(example_inputs)
         self.optimizer = optimizer
         self.importance = make_importance(method.importance)
+        check_ready(self.importance)
         self.schedule = method.schedule(total_steps, gpu=any(one.is_cuda for one in gm.parameters()))
         offer = offer_kinds(method, self.importance, total_steps)
         weighed = method.policy == "budget" and self.importance.gradients and total_steps > 0

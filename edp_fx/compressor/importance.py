@@ -6,7 +6,7 @@ per element when groups are ranked (``scores``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
 from edp_fx.compressor.elements import Elements, Site, owned
-from edp_fx.errors import EdpError
 
 
 @dataclass
@@ -47,6 +46,11 @@ class Importance:
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether all is there that it weighs by, but for what it accumulates."""
+        return True
 
     def __repr__(self) -> str:
         return type(self).__name__
@@ -144,22 +148,6 @@ def _two_sided(context: Context, gains: Mapping[str, Tensor]) -> Tensor:
         # a side without weight matrices counts as 1
         means.append(torch.where(seen > 0, total / seen.clamp_min(1), 1.0))
     return (means[0] * means[1])[:-1]
-
-
-MEASURES: Mapping[str, Callable[[], Importance]] = {"taylor": Taylor, "norm": Norm, "singular": Singular}
-
-
-def make_importance(measure: str | Importance) -> Importance:
-    """A measure by name, or the one given.
-
-    Raises:
-        EdpError: unknown name.
-    """
-    if isinstance(measure, Importance):
-        return measure
-    if measure not in MEASURES:
-        raise EdpError(f"importance {measure!r}: unknown; take one of {', '.join(MEASURES)}")
-    return MEASURES[measure]()
 
 
 def agreed(scores: Tensor, device: torch.device) -> NDArray[np.float64]:

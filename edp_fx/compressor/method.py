@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from edp_fx.compressor.budget import Budget
-from edp_fx.compressor.importance import MEASURES, Importance, make_importance
+from edp_fx.compressor.importance import Importance
 from edp_fx.compressor.kinds import KINDS
+from edp_fx.compressor.measures import MEASURES, make_importance
 from edp_fx.compressor.schedule import Schedule
 from edp_fx.errors import BudgetError, EdpError
 from edp_fx.settings import Settings, bounded, near
@@ -31,7 +32,8 @@ class Method(Settings):
             where the others cannot reach it, since beside the others they lose accuracy in docs/benchmarks.md.
         policy: ``budget`` meets the budget on a cubic schedule; ``lambda`` applies group-sparse penalties of fixed
             ``strength`` and removes what became zero (the paper's).
-        importance: ``taylor``, ``norm``, ``singular``, or an :class:`~edp_fx.compressor.Importance`.
+        importance: ``taylor``, ``norm``, ``singular``, ``reconstruction`` (without training, by images), or an
+            :class:`~edp_fx.compressor.Importance`.
         start: share of the run before the first decision, in [0, 1).
         end: share of the run after which the budget is met, in (start, 1].
         decisions: how often the elements are ranked between the two.
@@ -126,17 +128,19 @@ class Method(Settings):
         return Schedule(total_steps, self.start, self.end, self.decisions, removals)
 
     def check_without_training(self) -> None:
-        """Raise :class:`BudgetError` where a field needs training: all but those of the preset ``truncate``."""
+        """Raise :class:`BudgetError` where a field needs training: all but those of the preset ``one-shot``."""
         if self.budget is None:
             raise BudgetError("without training a budget is needed: macs=, params= or latency=")
-        start = PRESETS["truncate"]
+        start = PRESETS["one-shot"]
         for name in start.differing(self):
             if name not in WITHOUT_TRAINING:
-                raise BudgetError(f"{name} needs training: without it take the method truncate and leave {name} out")
-        if self.kinds != start.kinds:
-            raise BudgetError("without training only ranks can go: take the method truncate, or kinds rank alone")
+                raise BudgetError(f"{name} needs training: without it take the method one-shot and leave {name} out")
+        weighed = [name for name in self.kinds or () if KINDS[name].by_gradients]
+        if weighed:
+            these = " and ".join(weighed)
+            raise BudgetError(f"without training nothing weighs {these}: leave {these} out of the kinds")
         if self.pairs != start.pairs:
-            raise BudgetError(f"without training pairs must start {start.pairs}: take the method truncate")
+            raise BudgetError(f"without training pairs must start {start.pairs}: take the method one-shot")
         if make_importance(self.importance).gradients:
             others = ", ".join(name for name, one in MEASURES.items() if not one().gradients)
             raise BudgetError(f"without training there are no gradients to weigh by: take the importance {others}")
@@ -148,6 +152,7 @@ PRESETS: Mapping[str, Method] = MappingProxyType(
         "scratch": Method(),
         "trained": Method(pairs="spectral", teacher="self"),
         "paper": Method(kinds=("rank", "channel"), policy="lambda", start=0.12, end=0.5, removals=4, align=1),
+        "one-shot": Method(importance="reconstruction", pairs="spectral"),
         "truncate": Method(kinds=("rank",), importance="singular", align=1, pairs="spectral"),
     }
 )

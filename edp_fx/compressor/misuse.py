@@ -6,7 +6,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from edp_fx.errors import TrainingError
+from edp_fx.compressor.importance import Importance
+from edp_fx.errors import BudgetError, TrainingError
 from edp_fx.inputs import require_graph
 from edp_fx.pairs import Pair
 
@@ -25,6 +26,15 @@ def check_given(gm: Any, optimizer: Optimizer | None, total_steps: int) -> None:
         mine = [one for one in module.parameters() if one.requires_grad] if isinstance(module, Pair) else []
         if not known.issuperset(map(id, mine)):
             raise TrainingError(f"the optimizer lacks parameters of the pair {name}: make it after edp_fx.insert")
+
+
+def check_ready(importance: Importance) -> None:
+    """Raise where an importance must have observed the network before."""
+    if not importance.ready:
+        raise BudgetError(
+            f"the importance {type(importance).__name__.lower()} has not observed the network: it serves "
+            "compress(..., epochs=0), which lets it; take another, or Reconstruction.of(gm, batches)"
+        )
 
 
 def unweighed(step: int) -> TrainingError:

@@ -50,7 +50,7 @@ def read_plan(written: Path | None = None, given: Mapping[str, Any] | None = Non
         if not sections.get(name, {}).get("spec") and not other:
             raise EdpError(f"give {option}, or a --recipe that names one")
     if "epochs" not in sections.get("recipe", {}):
-        raise EdpError("say how long to train: --epochs N (0 truncates without training)")
+        raise EdpError("say how long to train: --epochs N (0 compresses without training)")
     made: dict[str, Any] = {name: kind.read(sections.get(name, {})) for name, kind in SECTIONS.items()}
     made["method"] = _method(sections.get("method", {}), made["model"], made["recipe"])
     return Plan(**made, **{name: Plan.checked(name, value) for name, value in single.items()})
@@ -113,7 +113,7 @@ def _method(section: Mapping[str, Any], model: Network, recipe: Recipe) -> Metho
     values = dict(section)
     preset = values.pop("preset", None)
     if preset is None:
-        preset = "truncate" if recipe.epochs == 0 else "trained" if model.trained else "scratch"
+        preset = "one-shot" if recipe.epochs == 0 else "trained" if model.trained else "scratch"
     asked = {name: values.pop(name) for name in Budget.names() if name in values}
     if asked:
         values["budget"] = asked

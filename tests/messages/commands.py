@@ -144,7 +144,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "compress test_resnet --data digits --macs 0.5 --set importance=random " + RUN,
         "compress test_resnet --data digits --macs 0.5 --set optimizer=lion " + RUN,
         "compress test_resnet --data digits --params 0.5 --set kinds=branch " + RUN,
-        "compress test_resnet --data digits --macs 0.5 --set kinds=channel --epochs 0 --out new",
+        "compress test_resnet --data digits --macs 0.5 --set kinds=kernel --epochs 0 --out new",
         "compress test_resnet --data digits --macs 0.5 --recipe none.yaml " + RUN,
         "compress test_resnet --data digits --macs 0.5 --recipe bad.yaml " + RUN,
         "compress test_resnet --data digits --macs 0.5 --recipe typo.yaml " + RUN,

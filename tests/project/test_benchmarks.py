@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import statistics
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from benchmarks import document, summary
+import edp_fx
+from benchmarks import document, summary, without_training
 from benchmarks.compression.jobs import runner
 from benchmarks.compression.methods import METHODS
 from benchmarks.compression.methods.edp import EDP
@@ -166,6 +169,30 @@ def test_the_page_is_made_from_what_there_is(tmp_path: Path, monkeypatch: pytest
     said = summary.summary(tmp_path)
     expected = r"\| resnet20 +\| 0.15 +\| fp32, NHWC +\| +\| 90.00 ± 0.00 +\| 90.00 +\| 90.00 \(`tp-taylor`\)"
     assert re.search(expected, said)
+
+
+def test_the_page_says_what_is_lost_without_training(tmp_path: Path) -> None:
+    row = {"model": "lite0", "macs_ratio": 0.8, "params_ratio": 0.9, "cpu_seconds": 90.0, "images": 256}
+    found = [("dense", 1.0, 0, 0.88), ("dense", 1.0, 1, 0.86), ("one-shot", 0.8, 0, 0.84), ("one-shot", 0.8, 1, 0.83)]
+    found += [("tp-norm", 0.8, 1, 0.5)]
+    lines = [{**row, "method": a, "target": b, "half": c, "accuracy": d} for a, b, c, d in found]
+    (tmp_path / "without_training.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = document.document(tmp_path)
+    assert re.search(r"\| `one-shot` +\| 0.8 +\| 2 +\| 0.800 .*\| 83.5 +\| -3.5 +\| 90 ", page)
+    assert re.search(r"\| `tp-norm` +\| 0.8 +\| 1 .*\| 50.0 +\| -36.0 ", page)
+    assert re.search(r"\| `dense` +\| 1 +\| 2 .*\| 87.0 +\| +\|", page)
+
+
+def test_torch_pruning_is_given_the_same_floor_and_statistics() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10)).eval()
+    half = without_training.Half(torch.randn(64, 3, 8, 8) + 3, torch.arange(64) % 10)
+    for method in ("tp-norm", "tp-taylor", "norm", "one-shot"):
+        small = without_training.METHODS[method](copy.deepcopy(model), half, 0.7)
+        assert 0.4 < edp_fx.measure(small, half.images[:1]).macs / edp_fx.measure(model, half.images[:1]).macs <= 0.7
+        if method.startswith("tp"):
+            conv, norm = small[0], small[1]
+            assert torch.allclose(norm.running_mean, conv(half.images).mean((0, 2, 3)), atol=1e-4)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -330,7 +330,7 @@ def test_a_trained_network_teaches_itself(loaders: Loaders, monkeypatch: pytest.
         ({"epochs": 1, "runtime": object()}, "a budget of latency only"),
         ({"epochs": 1, "aling": 4}, "did you mean align"),
         ({"epochs": 0, "end": 0.5}, "end needs training"),
-        ({"epochs": 0, "kinds": ("channel",)}, "only ranks"),
+        ({"epochs": 0, "kinds": ("kernel",)}, "nothing weighs kernel"),
         ({"epochs": 0, "method": "scratch"}, "without training"),
         ({"epochs": 0, "method": "truncate", "pairs": "identity"}, "must start spectral"),
         ({"epochs": 0, "importance": "taylor"}, "take the importance norm, singular"),
@@ -412,7 +412,7 @@ def test_zero_epochs_truncate_to_the_budget(loaders: Loaders) -> None:
     trained = edp_fx.compress(make_net(), train, epochs=8, macs=1.0)
     plain = copy.deepcopy(make_net())
     whole = Trainer(edp_fx.trace(plain, INPUTS), train, Recipe(epochs=8)).run().model.eval()
-    cut = edp_fx.compress(whole, train, epochs=0, macs=0.6, example_inputs=INPUTS).eval()
+    cut = edp_fx.compress(whole, train, epochs=0, macs=0.6, method="truncate", example_inputs=INPUTS).eval()
     assert 0.55 <= share_of(cut) <= 0.6
     images = torch.cat([batch for batch, _ in test]).to(next(whole.parameters()).device)
     blind = edp_fx.compress(whole, None, epochs=0, macs=0.6, example_inputs=INPUTS).eval()

@@ -8,7 +8,7 @@ import edp_fx
 from benchmarks.compression.loop import fit
 from benchmarks.compression.trial import Trial
 from edp_fx import Method
-from edp_fx.pipeline import truncate
+from edp_fx.one_shot import one_shot
 
 
 def svd(trial: Trial) -> nn.Module:
@@ -18,6 +18,6 @@ def svd(trial: Trial) -> nn.Module:
     def after_step(step: int) -> nn.Module | None:
         if step != trial.steps // 2:
             return None
-        return truncate(gm, trial.example, Method.preset("truncate", macs=trial.task.target)).gm
+        return one_shot(gm, trial.example, Method.preset("truncate", macs=trial.task.target)).gm
 
     return fit(gm, trial, after_step=after_step)

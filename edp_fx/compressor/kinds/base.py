@@ -167,6 +167,11 @@ class Kind(ABC):
     def rewrite(gm: fx.GraphModule, graph: ChannelGraph, removed: Mapping[Removable, Flags]) -> Applied:
         """Take out of ``gm``, explicit and analysed as ``graph``, what is not kept."""
 
+    def readers(self, group: Removable, parameters: Collection[str]) -> Iterable[Part]:
+        """The parts by which layers read its elements (axis 1 of a weight), which without training make up for what
+        goes by what stays: none where the removal changes the layers themselves."""
+        return ()
+
     def cost(self, terms: Terms, groups: Sequence[Removable], metric: str) -> Terms:
         """``terms`` of a network's cost as these groups change them, beside the indices they leave on axes."""
         return terms

@@ -54,3 +54,7 @@ class Indexed(Kind):
                 weighed=member.role == "consumer" if consumed else member.role != "other",
                 penalised=member.role in ("producer", "affine"),
             )
+
+    def readers(self, group: Removable, parameters: Collection[str]) -> Iterable[Part]:
+        """Its consumers, but transposed convolutions, whose inputs come first."""
+        return (part for part in self.parts(group, parameters) if part.role == "consumer" and part.axis == 1)
