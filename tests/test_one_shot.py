@@ -110,7 +110,7 @@ def test_with_images_a_trained_network_loses_less(
     assert error(small, whole, digits) < share * error(blind, whole, digits)
     dense, left = evaluate(whole, digits.test).accuracy, evaluate(small, digits.test).accuracy
     assert dense > (0.9 if kind is Convolutional else 0.4)
-    assert left > dense - 0.05
+    assert left > dense - (0.05 if kind is Convolutional else 0.1)
     assert kind is Attention or left > evaluate(blind, digits.test).accuracy
 
 
