@@ -36,8 +36,8 @@ def one_shot(
         model: any model that traces, trained; left as it is.
         example_inputs: what it takes.
         method: the preset ``one-shot`` or ``truncate`` with a budget.
-        data: inputs of the model, a tuple a batch, of which the first few hundred images are used: they weigh what goes,
-            and layers are refitted on them. None: singular values or norms decide, and nothing is refitted.
+        data: inputs of the model, a tuple a batch, of which the first few hundred images are used: they weigh what
+            goes, and layers are refitted on them. None: singular values or norms decide, and nothing is refitted.
         runtime: as of :class:`~edp_fx.Compressor`.
 
     Raises:
