@@ -132,7 +132,9 @@ def latency(rows: Rows, left: Callable[[], float]) -> None:
                         "macs": round(costs[one.model].macs / whole.macs, 4),
                         "params": round(costs[one.model].params / whole.params, 4),
                     }
-                    rows.add("latency", network=name, what=one.model, **one.to_json(), **shares, **made[one.model][1])
+                    rows.add(
+                        "latency", network=name, what=one.model, **one.to_json(), **shares, budget=made[one.model][1]
+                    )
 
 
 def _variants(
