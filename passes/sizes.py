@@ -7,6 +7,7 @@ operation has one registered beside its rule is repaired from the predicted shap
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -111,12 +112,36 @@ class Repairer(GraphRunner):
         """A number from a size that changed, multiplied into a tensor (an attention scale), keeps its value."""
         if node.target not in ARITHMETIC or not self.shapes.get(node.name):
             return
-        new = []
-        for argument in node.args:
-            if isinstance(argument, fx.Node) and argument.name in self.scalars:
-                old = self.scalars[argument.name]
-                new.append(old if self.env[argument] != old else argument)
-            else:
-                new.append(argument)
+        new = tuple(self._before_pruning(one, node) if isinstance(one, fx.Node) else one for one in node.args)
         if any(one is not other for one, other in zip(new, node.args, strict=True)):
-            node.args = tuple(new)
+            node.args = new
+
+    def _before_pruning(self, number: fx.Node, user: fx.Node) -> Any:
+        """What gives for ``user`` the number that ``number`` gave before pruning, at any batch size; itself where that
+        did not change, and where it gives none."""
+        old = self.scalars.get(number.name)
+        if old is None or self.env[number] == old:
+            return number
+        graph = user.graph
+        with graph.inserting_before(user):
+            if any(one.name in self.scalars for one in number.all_input_nodes):
+                made = graph.node_copy(number, lambda one: self._before_pruning(one, user))
+                self._gives(made, old)
+            elif isinstance(old, int) and _of_batch(number):
+                now, common = self.env[number], math.gcd(old, self.env[number])
+                times = graph.call_function(operator.mul, (number, old // common))
+                self._gives(times, now * (old // common))
+                made = graph.call_function(operator.floordiv, (times, now // common))
+                self._gives(made, old)
+            else:
+                return old
+        return made
+
+    def _gives(self, made: fx.Node, number: Any) -> None:
+        made.meta["val"] = self.env[made] = number
+
+
+def _of_batch(size: fx.Node) -> bool:
+    """Whether a size that a tensor is asked for may change with the batch: all but that of a single later axis."""
+    axis = size.args[1] if len(size.args) > 1 else None
+    return not isinstance(axis, int) or axis == 0

@@ -19,7 +19,7 @@ from edp_fx.passes.prune import prune
 from edp_fx.validation.compare import last_bit
 from edp_fx.validation.masking import difference, masked_run, plain_run, random_keep
 from edp_fx.validation.precision import computes_in_single, in_double, in_single
-from edp_fx.validation.samples import calibrating_outputs, smaller_inputs, tell
+from edp_fx.validation.samples import calibrating_outputs, other_batches, smaller_inputs, tell
 from edp_fx.validation.search import to_blame
 from edp_fx.validation.undo import Undo
 
@@ -84,7 +84,7 @@ class _Sample:
         copies: dict[bool, fx.GraphModule] = {}
         runs: tuple[bool, tuple[Tensor, ...]] | None = None
         failed = ""
-        for inputs in smaller_inputs(like, device_of(graph.gm) or torch.device("cpu")):
+        for inputs in smaller_inputs(like, device_of(graph.gm) or torch.device("cpu"), other_batches(like)):
             cheap = macs * max(one.numel() for one in inputs) <= CHEAP[0] and self.parameters <= CHEAP[1]
             chosen = cheap if double is None else double
             if chosen not in copies:

@@ -16,8 +16,10 @@ BATCH = 2
 _SIDES = (64, 128)
 
 
-def random_inputs(like: Sequence[Tensor], device: torch.device, side: int | None = None) -> tuple[Tensor, ...]:
-    """Random tensors of the shapes and dtypes of ``like`` (which may have no data), of at most two samples.
+def random_inputs(
+    like: Sequence[Tensor], device: torch.device, side: int | None = None, batch: int = BATCH
+) -> tuple[Tensor, ...]:
+    """Random tensors of the shapes and dtypes of ``like`` (which may have no data), of at most ``batch`` samples.
 
     Whole numbers are 0 or 1: an index that any table has. ``side``: images of so many pixels a side.
     """
@@ -27,7 +29,7 @@ def random_inputs(like: Sequence[Tensor], device: torch.device, side: int | None
     for one in like:
         shape = list(one.shape)
         if shape and len(batches) == 1:
-            shape[0] = min(shape[0], BATCH) if shape[0] > 1 else BATCH if one.ndim == 4 else 1
+            shape[0] = batch if batch != BATCH or one.ndim == 4 else min(shape[0], BATCH)
         if side is not None and one.ndim == 4:
             shape[2:] = [min(side, size) for size in shape[2:]]
         if one.dtype.is_floating_point or one.dtype.is_complex:
@@ -44,12 +46,21 @@ def first_samples(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(one[:BATCH] if one.ndim and len(batches) == 1 else one for one in inputs)
 
 
-def smaller_inputs(like: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
+def smaller_inputs(
+    like: Sequence[Tensor], device: torch.device, batches: Sequence[int] = (BATCH,)
+) -> Iterator[tuple[Tensor, ...]]:
     """Random inputs of small images, then of the size of ``like``: to be tried one after the other, since not every
-    network runs on images of another size."""
+    network runs on images of another size, or on another batch."""
     sides = [side for side in _SIDES if any(one.ndim == 4 and min(one.shape[2:]) > 1.5 * side for one in like)]
-    for side in (*sides, None):
-        yield random_inputs(like, device, side)
+    for batch in batches:
+        for side in (*sides, None):
+            yield random_inputs(like, device, side, batch)
+
+
+def other_batches(like: Sequence[Tensor]) -> tuple[int, ...]:
+    """Batches to try, first one that ``like`` is not of: numbers that were computed from its batch show up then."""
+    traced = any(one.ndim and one.shape[0] == BATCH for one in like)
+    return (BATCH + 1, BATCH) if traced else (BATCH,)
 
 
 def tell(given: Sequence[Tensor]) -> bool:

@@ -111,7 +111,7 @@ def test_budget_is_a_share_or_an_amount() -> None:
     assert Budget(macs=0.4).target(1000) == 400
     assert Budget(params=250).target(1000) == 250
     with pytest.raises(BudgetError, match=r"least that can is 0.5"):
-        check_reachable(Budget(macs=0.4), 1000, 500)
+        check_reachable(Budget(macs=0.4), 1000, 500, 400)
 
 
 class Net(nn.Module):

@@ -54,6 +54,8 @@ LITERALS: dict[str, Callable[[Tensor], Tensor]] = {
     "rms norm": lambda x: F.rms_norm(x.movedim(1, -1), (8,)).movedim(-1, 1),
     "group norm": lambda x: F.group_norm(x, 8),
     "group norm by name": lambda x: F.group_norm(input=x, num_groups=4),
+    "the count of all numbers": lambda x: x * x.numel() / (x.shape[0] * 100.0),
+    "a count under a root": lambda x: x * (x.flatten(1).shape[1] * x.size(0)) ** -0.5,
     "attention": lambda x: F.scaled_dot_product_attention(*[x.flatten(2).mT] * 3).mT,
 }
 

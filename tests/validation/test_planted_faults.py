@@ -147,6 +147,22 @@ def test_a_wrong_literal_size_freezes_its_group(monkeypatch: pytest.MonkeyPatch)
     assert prunes_right(graph)
 
 
+def test_a_number_of_the_traced_batch_freezes_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.make, self.read = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.make(x)
+            return self.read(x * x.numel() / (x.shape[0] * 100.0))
+
+    gm = edp_fx.trace(Scaled(), IMAGE)
+    assert [group.name for group in edp_fx.analyze(gm, IMAGE).prunable] == ["make"]
+    monkeypatch.setattr(sizes, "_of_batch", lambda size: False)
+    assert frozen_by_proof(edp_fx.analyze(gm, IMAGE)) == ["make"]
+
+
 def test_a_wrong_keep_index_freezes_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
     right = prune.select
 
