@@ -18,7 +18,7 @@ from edp_fx.inputs import copied, device_of
 from edp_fx.latency import Runtime
 from edp_fx.validation.checked import insert
 
-IMAGES = 256  # that are looked at; more take longer and hardly help (docs/benchmarks.md)
+IMAGES = 256  # that are looked at; the time grows with them
 AT_ONCE = 8  # a processor is quickest where what a layer puts out still fits its caches
 
 
