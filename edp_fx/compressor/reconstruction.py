@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from edp_fx.compensation.moments import Moments, damped, sampled
 from edp_fx.compensation.refit import LARGEST, RIDGE, evaluating
 from edp_fx.compressor.importance import Context, Importance
+from edp_fx.errors import TrainingError
 from edp_fx.inputs import COMPUTE_LAYERS
 from edp_fx.leaves import tensors_of
 
@@ -218,6 +219,10 @@ def _surprise(outputs: Any, dice: torch.Generator) -> Tensor:
     for one in tensors_of(outputs):
         if not one.is_floating_point() or not one.requires_grad:
             continue
+        if not bool(one.isfinite().all()):
+            raise TrainingError(
+                "the network gives values that are no numbers: check the weights, and how images are normalised"
+            )
         if one.dim() == 2 and one.shape[1] > 1:
             odds = one.detach().float().softmax(1).cpu()
             drawn = torch.multinomial(odds, 1, generator=dice).flatten().to(one.device)

@@ -39,5 +39,8 @@ def test_the_root_of_a_matrix_that_rounding_made_indefinite() -> None:
 
 def test_values_that_are_no_numbers_are_said() -> None:
     image = torch.full((2, 3, 8, 8), float("nan"))
-    with pytest.raises(TrainingError, match="sees values that are no numbers"):
-        edp_fx.compress(network(), [image], epochs=0, macs=0.7, example_inputs=torch.randn(2, 3, 8, 8))
+    for method, where in (("one-shot", "gives"), ("truncate", "sees")):
+        with pytest.raises(TrainingError, match=f"{where} values that are no numbers"):
+            edp_fx.compress(
+                network(), [image], method=method, epochs=0, macs=0.7, example_inputs=image.new_ones(2, 3, 8, 8)
+            )

@@ -30,7 +30,7 @@ def test_all_kinds_go_that_serve_the_budget_and_the_others_say_why_not() -> None
     assert "lose accuracy" in left_out(macs)["rank"] and "name head" in left_out(macs)["head"]
     params = made(params=0.3)
     assert params.method.kinds == ("channel",)
-    assert "MACs only" in left_out(params)["kernel"] and "MACs only" in left_out(params)["branch"]
+    assert "MACs or latency only" in left_out(params)["kernel"] and "MACs or latency only" in left_out(params)["branch"]
     norm = made(macs=0.3, importance="norm")
     assert norm.method.kinds == ("channel",)
     assert "taylor" in left_out(norm)["kernel"]
@@ -72,7 +72,10 @@ def test_ranks_that_are_not_needed_change_no_decision() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"params": 0.5, "kinds": ("kernel", "branch")}, "kernel and branch can go to a budget of MACs only"),
+        (
+            {"params": 0.5, "kinds": ("kernel", "branch")},
+            "kernel and branch can go to a budget of MACs or latency only",
+        ),
         ({"macs": 0.5, "kinds": ("branch",), "importance": "norm"}, "branch can be weighed by taylor only"),
         ({"policy": "lambda", "kinds": ("kernel",)}, "kernel can go to a budget only"),
         ({"macs": 0.5, "kinds": ("chanel",)}, "did you mean channel"),
