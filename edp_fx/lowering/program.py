@@ -59,7 +59,7 @@ def export_program(model: nn.Module, inputs: tuple[Tensor, ...], profile: Profil
             with FourAxes(), contextlib.redirect_stderr(io.StringIO()):  # where it fails, it prints its whole graph
                 exported = decompose(torch.export.export(flat, shown, dynamic_shapes=shaped))
         except Exception as error:
-            raise LoweringError(f"torch.export refused the model: {reason(error, dims)}") from error
+            raise LoweringError(f"torch.export refused the model: {reason(error, dims)}{_way(error)}") from error
     return Program(exported, shown, shaped, dims)
 
 
@@ -110,8 +110,18 @@ def _shaped(model: nn.Module, shapes: list[Any]) -> Any:
     parameters = [p.kind for p in inspect.signature(model.forward).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL in parameters:
         at = parameters.index(inspect.Parameter.VAR_POSITIONAL)
-        return (*shapes[:at], tuple(shapes[at:]))
+        if at < len(shapes):
+            return (*shapes[:at], tuple(shapes[at:]))
     return tuple(shapes)
+
+
+def _way(error: BaseException) -> str:
+    """What to do about a model whose code depends on values, as detectors' does."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if "DataDependent" not in type(error).__name__ + str(error):
+        return ""
+    return ". What is computed depends on values: edp_fx.trace_parts(model, args).graph is the part that can be lowered"
 
 
 def reason(error: BaseException, dims: dict[str, Any]) -> str:
@@ -124,4 +134,4 @@ def reason(error: BaseException, dims: dict[str, Any]) -> str:
         if "onstraint" in type(error).__name__ + text and name in text:
             option = "--batch N" if name == "batch" else "no --image"
             return f"the model fixes the {name} size, so it cannot vary: use {option}. ({text[:300]})"
-    return f"{type(error).__name__}: {text[:400] or 'no message'}"
+    return f"{type(error).__name__}: {text[:200] or 'no message'}"

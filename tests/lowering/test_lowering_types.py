@@ -98,3 +98,36 @@ def test_what_is_no_tensor_is_no_output(tmp_path: Path) -> None:
     with pytest.raises(LoweringError, match="must return tensors"):
         edp_fx.lower(Net(), torch.randn(2, 3), tmp_path / "m.onnx", target="onnx")
     assert not any(tmp_path.iterdir())
+
+
+class AnyArguments(nn.Module):
+    """Takes what else it may be given, as YOLO's models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.conv(x, *args, **kwargs)
+
+
+class ByValues(nn.Module):
+    """As many outputs as there are values above a bound."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x[x > 0]
+        return kept[:5] if len(kept) > 5 else kept
+
+
+def test_a_model_that_takes_any_arguments_is_lowered(tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    model = AnyArguments().eval()
+    edp_fx.lower(model, x, tmp_path / "m.onnx", target="onnx")
+    other = torch.randn(3, 3, 8, 8)
+    got = edp_fx.lower.load_engine(tmp_path / "m.onnx")(other)  # type: ignore[attr-defined]
+    torch.testing.assert_close(got, model(other), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_depends_on_values_is_told_the_way(tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match=r"depends on values: edp_fx\.trace_parts"):
+        edp_fx.lower(ByValues().eval(), torch.randn(2, 3, 8, 8), tmp_path / "m.onnx", target="onnx")
