@@ -11,6 +11,7 @@ import scipy.sparse as sparse
 from numpy.typing import NDArray
 
 from edp_fx.compressor.elements import Elements
+from edp_fx.compressor.prices import living
 from edp_fx.cost.times import Times
 
 if TYPE_CHECKING:
@@ -33,25 +34,7 @@ class Clock:
         self.elements = elements
         self.times: Times = cost.times
         self.plain = len(cost.terms[0])
-        position = {group.id: number for number, group in enumerate(elements.groups)}
-        fixed: list[float] = []
-        rows: list[Indices] = [np.zeros(0, dtype=np.int64)]
-        columns: list[Indices] = [np.zeros(0, dtype=np.int64)]
-        weights: list[Floats] = [np.zeros(0)]
-        for number, axis in enumerate(self.times.axes):
-            rest = float(axis.fixed)
-            for group, weight in axis.weights.items():
-                if group not in position:
-                    rest += float(weight.sum())
-                    continue
-                used = np.flatnonzero(weight)
-                rows.append(np.full(len(used), number, dtype=np.int64))
-                columns.append(elements.offsets[position[group]] + used)
-                weights.append(np.asarray(weight, dtype=np.float64)[used])
-            fixed.append(rest)
-        self.fixed = np.array([*fixed, 1.0])
-        place = np.concatenate(rows), np.concatenate(columns)
-        self.matrix = sparse.csr_matrix((np.concatenate(weights), place), shape=(len(self.fixed), elements.n))
+        self.fixed, self.matrix = living(self.times.axes, elements)
 
     def counts(self, alive: Flags | Floats) -> Floats:
         """Living indices along every axis."""

@@ -8,6 +8,7 @@ term its cost.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import numpy as np
 import scipy.sparse as sparse
 from numpy.typing import NDArray
 
+from edp_fx.channels.counts import AxisCount
 from edp_fx.compressor.elements import Elements
 from edp_fx.compressor.savings import MaskSavings
 
@@ -23,6 +25,36 @@ if TYPE_CHECKING:
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+
+
+def living(axes: Sequence[AxisCount], elements: Elements) -> tuple[Floats, sparse.csr_matrix]:
+    """What gives the living indices along every axis, and a last one that always counts 1: ``fixed + matrix @ alive``.
+
+    Groups outside of ``elements`` count as whole.
+
+    Returns:
+        fixed [axes + 1] and matrix [axes + 1, n].
+    """
+    position = {group.id: number for number, group in enumerate(elements.groups)}
+    fixed: list[float] = []
+    rows: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
+    columns: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
+    weights: list[Floats] = [np.zeros(0)]
+    for number, axis in enumerate(axes):
+        rest = float(axis.fixed)
+        for group, weight in axis.weights.items():
+            if group not in position:
+                rest += float(weight.sum())
+                continue
+            used = np.flatnonzero(weight)
+            rows.append(np.full(len(used), number, dtype=np.int64))
+            columns.append(elements.offsets[position[group]] + used)
+            weights.append(np.asarray(weight, dtype=np.float64)[used])
+        fixed.append(rest)
+    place = np.concatenate(rows), np.concatenate(columns)
+    return np.array([*fixed, 1.0]), sparse.csr_matrix(
+        (np.concatenate(weights), place), shape=(len(axes) + 1, elements.n)
+    )
 
 
 class Prices:
@@ -34,44 +66,23 @@ class Prices:
         terms = [*plain, *(term for pair in pairs for term in (pair.basis, pair.coefficient, pair.merged))]
         self.constant = np.array([term.constant for term in terms], dtype=np.float64)
         self.overhead = np.array([term.overhead for term in terms], dtype=np.float64)
-        position = {group.id: number for number, group in enumerate(elements.groups)}
-        fixed: list[float] = []
-        rows: list[NDArray[np.int64]] = []
-        columns: list[NDArray[np.int64]] = []
-        weights: list[Floats] = []
         known: dict[int, int] = {}
+        counted: list[AxisCount] = []
         # axis number `none` is a dummy that always counts 1
         axes = np.full((len(terms), max((len(term.axes) for term in terms), default=0)), -1, dtype=np.int64)
         gates = np.full((len(terms), max((len(term.gates) for term in terms), default=0)), -1, dtype=np.int64)
         for number, term in enumerate(terms):
             for place, axis in enumerate((*term.axes, *term.gates)):
                 if id(axis) not in known:
-                    known[id(axis)] = len(fixed)
-                    rest = float(axis.fixed)
-                    for group, weight in axis.weights.items():
-                        if group not in position:
-                            rest += float(weight.sum())
-                            continue
-                        used = np.flatnonzero(weight)
-                        rows.append(np.full(len(used), len(fixed), dtype=np.int64))
-                        columns.append(elements.offsets[position[group]] + used)
-                        weights.append(np.asarray(weight, dtype=np.float64)[used])
-                    fixed.append(rest)
+                    known[id(axis)] = len(counted)
+                    counted.append(axis)
                 at_gate = place - len(term.axes)
                 (axes if at_gate < 0 else gates)[number, place if at_gate < 0 else at_gate] = known[id(axis)]
-        none = len(fixed)
+        none = len(counted)
         # [places, terms]: a product along short rows costs more than one of whole columns
         self.axes = np.ascontiguousarray(np.where(axes < 0, none, axes).T)
         self.gates = np.ascontiguousarray(np.where(gates < 0, none, gates).T)
-        self.fixed = np.array([*fixed, 1.0])
-        empty = np.zeros(0)
-        self.matrix = sparse.csr_matrix(
-            (
-                np.concatenate([*weights, empty]),
-                (np.concatenate([*rows, empty]).astype(int), np.concatenate([*columns, empty]).astype(int)),
-            ),
-            shape=(none + 1, elements.n),
-        )
+        self.fixed, self.matrix = living(counted, elements)
         self.plain = len(plain)
         self.pairs = len(pairs)
         self._incidences()
