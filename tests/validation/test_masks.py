@@ -108,3 +108,10 @@ def test_a_proof_leaves_the_network_as_it_was() -> None:
     assert [module.training for module in gm.modules()] == modes
     assert {name: id(value) for name, value in gm.named_parameters()} == places
     assert all(np.array_equal(value, before[name]) for name, value in gm.state_dict().items())
+
+
+def test_sizes_that_are_tried_and_do_not_run_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    x = torch.randn(2, 3, 160, 160)
+    gm = edp_fx.trace(timm.create_model("test_vit"), x)  # its embeddings of places are of one size of image
+    assert edp_fx.analyze(edp_fx.insert(gm), x).unproved is None
+    assert capfd.readouterr().err == ""
