@@ -202,7 +202,54 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return torch.empty((*input.shape[:-1], weight.shape[0]), dtype=input.dtype, device=META)
 
 
-FUNCTIONS: dict[Any, Callable[..., Tensor]] = {
+def _recurrent(function: Callable[..., Any], gates: int) -> Callable[..., Any]:
+    """A recurrent layer on a padded batch: torch goes step by step through the sequence, the shapes need none of it.
+
+    ``gates`` is the number of matrices stacked in a weight, as in ``torch.nn.RNNBase``.
+    """
+
+    def shape_of(input: Tensor, state: Any, weights: Any, *rest: Any) -> Any:
+        states = state if isinstance(state, tuple) else (state,)
+        padded = isinstance(input, Tensor) and all(isinstance(one, Tensor) for one in states) and len(rest) == 6
+        if not padded or not _recurrent_fits(input, states, weights, gates, *rest):
+            return function(input, state, weights, *rest)
+        width = states[0].shape[-1] * (2 if rest[4] else 1)
+        steps = input.transpose(0, 1) if rest[5] else input
+        output = torch.empty((*steps.shape[:2], width), dtype=input.dtype, device=META)
+        return (output.transpose(0, 1) if rest[5] else output, *map(contiguous, states))
+
+    return shape_of
+
+
+def _recurrent_fits(
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    gates: int,
+    biases: bool,
+    layers: int,
+    dropout: float,
+    train: bool,
+    both_ways: bool,
+    batch_first: bool,
+) -> bool:
+    """Whether the sizes are those that ``torch.nn.RNNBase`` documents."""
+    ways, hidden, cell = 2 if both_ways else 1, states[0].shape[-1], states[-1].shape[-1]
+    projected = hidden != cell
+    batch = input.shape[0 if batch_first else 1]
+    sizes: list[tuple[int, ...]] = []
+    for layer in range(layers):
+        wide = hidden * ways if layer else input.shape[-1]
+        one = [(gates * cell, wide), (gates * cell, hidden), *[(gates * cell,)] * (2 * biases)]
+        sizes += (one + [(hidden, cell)] * projected) * ways
+    return (
+        input.ndim == 3
+        and all(one.shape[:-1] == (layers * ways, batch) and one.dtype == input.dtype for one in states)
+        and [tuple(one.shape) for one in weights] == sizes
+    )
+
+
+FUNCTIONS: dict[Any, Callable[..., Any]] = {
     F.conv1d: _conv(F.conv1d, 1),
     F.conv2d: _conv(F.conv2d, 2),
     F.conv3d: _conv(F.conv3d, 3),
@@ -213,6 +260,10 @@ FUNCTIONS: dict[Any, Callable[..., Tensor]] = {
     F.linear: _linear,
     F.interpolate: _interpolate,
     F.scaled_dot_product_attention: _attention(F.scaled_dot_product_attention),
+    torch.lstm: _recurrent(torch.lstm, 4),
+    torch.gru: _recurrent(torch.gru, 3),
+    torch.rnn_tanh: _recurrent(torch.rnn_tanh, 1),
+    torch.rnn_relu: _recurrent(torch.rnn_relu, 1),
     torch.mean: _mean(torch.mean),
     Tensor.mean: _mean(Tensor.mean),
     **{

@@ -144,3 +144,20 @@ def test_norms() -> None:
                 compare(FUNCTIONS[F.group_norm], F.group_norm, x, 2, *rest[:2])
         got = OPERATIONS[aten.native_layer_norm](x, [5], empty(5), empty(5), 1e-5)
         assert forms(got)[0] == forms(aten.native_layer_norm(x, [5], empty(5), empty(5), 1e-5))[0]
+
+
+@pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN])
+def test_recurrent_layers(kind: type[torch.nn.RNNBase]) -> None:
+    function = {"LSTM": torch.lstm, "GRU": torch.gru, "RNN": torch.rnn_tanh}[kind.__name__]
+    for layers, bias, batch_first, both_ways, projected in itertools.product((1, 2), *[(False, True)] * 4):
+        if projected and kind is not torch.nn.LSTM:
+            continue
+        options: dict[str, Any] = {"proj_size": 3} if projected else {}
+        options |= {"bias": bias, "batch_first": batch_first, "bidirectional": both_ways}
+        layer = kind(5, 7, layers, device=META, **options)
+        weights = [one for names in layer._all_weights for one in (getattr(layer, name) for name in names)]
+        states = tuple(empty(layers * (1 + both_ways), 4, size) for size in ((3 if projected else 7), 7))
+        for x in (empty(4, 6, 5), empty(6, 4, 5), empty(4, 6, 4), empty(3, 6, 5)):
+            state: Any = states if kind is torch.nn.LSTM else states[1]
+            rest = (bias, layers, 0.0, False, both_ways, batch_first)
+            compare(FUNCTIONS[function], function, x, state, weights, *rest)
