@@ -2,8 +2,9 @@
 
     python -m benchmarks.versions --old DIR [--new DIR] [--repeats 5] [--models NAME,…] [--out FILE.csv]
 
-``DIR`` is a checkout of the repository. The versions take turns, each time in a new process on one thread; the
-medians of the seconds of processor time are given. What is timed:
+``DIR`` is a checkout of the repository. Two processes, one a version and each on one thread, take turns figure by
+figure, so that what else the machine does meets both alike; new processes every time. Medians of the seconds of
+processor time are given, and the median of the ratios. What is timed:
 
 - ``analysis``, ``insertion``: neither is proved or compared (an old version does no more); pairs start from the
   identity or, which is the default, from singular vectors.
@@ -111,7 +112,7 @@ def choices(gm: Any, inputs: Any, kinds: str) -> Iterator[Timed]:
     yield f"last choice, {kinds}", seconds(last, times=5)
 
 
-def measured(name: str, size: int) -> dict[str, float]:
+def measured(name: str, size: int) -> Iterator[Timed]:
     """Seconds of everything, of the version that is imported."""
     import timm
     import torch
@@ -125,20 +126,36 @@ def measured(name: str, size: int) -> dict[str, float]:
     randomize_(model)
     inputs = torch.randn(2, 3, size, size)
     gm = edp_fx.trace(model, inputs)
-    found = dict(checks(gm, inputs))
+    yield from checks(gm, inputs)
     for kinds in KINDS:
-        found |= choices(gm, inputs, kinds)
-    return found
+        yield from choices(gm, inputs, kinds)
 
 
-def run(version: Path, name: str, size: int) -> dict[str, float]:
-    """The same in a process that imports the version of that folder."""
+def serve(name: str, size: int) -> None:
+    """Print one figure a line, each when asked for by a line on standard input."""
+    figures = measured(name, size)
+    for _ in sys.stdin:
+        print(json.dumps(next(figures, None)), flush=True)
+
+
+def start(version: Path, name: str, size: int) -> subprocess.Popen[str]:
+    """A process that imports the version of that folder."""
     environment = os.environ | {"PYTHONPATH": str(version), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(Path(__file__).resolve()), "--measure", f"{name}:{size}"]
-    done = subprocess.run(command, env=environment, cwd=version, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{version}: {name} failed\n{done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return subprocess.Popen(
+        command, env=environment, cwd=version, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def ask(process: subprocess.Popen[str]) -> Timed | None:
+    """The next figure of a process; None after the last."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    answer = process.stdout.readline()
+    if not answer:
+        raise SystemExit(f"a process ended with {process.wait()}: {process.args}")
+    found: Timed | None = json.loads(answer)
     return found
 
 
@@ -146,14 +163,21 @@ def compare(old: Path, new: Path, name: str, size: int, repeats: int) -> list[di
     """The rows of one network."""
     import torch
 
-    runs: dict[Path, list[dict[str, float]]] = {old: [], new: []}
+    runs: dict[str, list[tuple[float, float]]] = {}
     for _ in range(repeats):
-        for version, results in runs.items():
-            results.append(run(version, name, size))
+        processes = [start(version, name, size) for version in (old, new)]
+        while True:
+            before, after = (ask(one) for one in processes)
+            if before is None or after is None:
+                break
+            runs.setdefault(after[0], []).append((before[1], after[1]))
+        for one in processes:
+            one.communicate()
     rows = []
-    for what in runs[new][0]:
-        before, after = (statistics.median(one[what] for one in runs[version]) for version in (old, new))
-        figures = {"old": f"{before:.5f}", "new": f"{after:.5f}", "ratio": f"{after / before:.3f}"}
+    for what, pairs in runs.items():
+        before_median, after_median = (statistics.median(side) for side in zip(*pairs))
+        ratio = statistics.median(after / before for before, after in pairs)
+        figures = {"old": f"{before_median:.5f}", "new": f"{after_median:.5f}", "ratio": f"{ratio:.3f}"}
         rows.append(
             {"model": name, "size": size, "what": what, **figures, "repeats": repeats, "torch": torch.__version__}
         )
@@ -172,7 +196,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.measure:
         name, size = arguments.measure.split(":")
-        print(json.dumps(measured(name, int(size))))
+        serve(name, int(size))
         return
     if arguments.old is None:
         parser.error("--old DIR: a checkout of the version to compare with")

@@ -72,17 +72,21 @@ def copied(model: Any) -> Any:
         ) from error
 
 
+_CONTAINERS = frozenset((dict, list, set))
+
+
 def snapshot(module: nn.Module) -> Callable[[], None]:
     """Remembers a module's attributes, one container deep; models cache things while they run."""
     state = module.__dict__
     saved = state.copy()
-    contents: list[tuple[Any, Any]] = [(v, v.copy()) for v in saved.values() if type(v) in (dict, list, set)]
+    contents: list[tuple[Any, Any]] = [(v, v.copy() if v else ()) for v in saved.values() if type(v) in _CONTAINERS]
 
     def restore() -> None:
         for container, before in contents:
-            if not container and not before:
-                continue
-            if isinstance(container, list):
+            if not before:
+                if container:
+                    container.clear()
+            elif isinstance(container, list):
                 container[:] = before
             elif not _same(container, before):
                 container.clear()

@@ -90,11 +90,11 @@ class Calls:
         sites: range,
     ) -> None:
         """An operation of ``args`` gave ``results``; ``sites`` are what it multiplied."""
-        reads = tuple(self._number(one) for one in operands)
-        constant = all(self.values[number].constant for number in reads)
+        reads = tuple([self._number(one) for one in operands])
+        constant = all([self.values[number].constant for number in reads])
         family = _family(known, sites)
         source = self.values[reads[0]].source if family == VIEW and reads else None
-        writes = tuple(self._value(one, labels, constant, source) for one, labels in results)
+        writes = tuple([self._value(one, labels, constant, source) for one, labels in results])
         if constant or not results or family == VIEW:
             return
         call = Call(where, family, reads, writes, sites)
@@ -115,7 +115,7 @@ class Calls:
     def _value(self, tensor: Tensor, labels: Labels, constant: bool, source: int | None = None) -> int:
         number = len(self.values)
         floating = tensor.is_floating_point()
-        self.values.append(Value(tuple(tensor.shape), labels, constant, floating, number if source is None else source))
+        self.values.append(Value(tensor.shape, labels, constant, floating, number if source is None else source))
         self._numbers[id(tensor)] = (tensor, number)
         return number
 

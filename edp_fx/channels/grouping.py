@@ -81,12 +81,32 @@ def _signatures(axes: list[np.ndarray], frozen: Mapping[int, Mark]) -> dict[tupl
     roots = np.concatenate(axes)
     of_axis = np.repeat(np.arange(len(axes), dtype=np.int32), [one.size for one in axes])
     touching = coo_matrix((np.ones(roots.size, dtype=bool), (roots, of_axis))).tocsr()
-    places, width = touching.indices.astype(np.int32, copy=False).tobytes(), 4
-    bounds = touching.indptr.tolist()
+    places, bounds = touching.indices.astype(np.int32, copy=False), touching.indptr
+    components = np.flatnonzero(np.diff(bounds))
+    still = np.zeros(touching.shape[0], dtype=bool)
+    still[[one for one in frozen if one < still.size]] = True
     signatures: dict[tuple[bool, bytes], list[int]] = defaultdict(list)
-    for one in np.flatnonzero(np.diff(touching.indptr)).tolist():
-        signatures[one in frozen, places[width * bounds[one] : width * bounds[one + 1]]].append(one)
+    for run in np.split(components, 1 + np.flatnonzero(_changes(components, places, bounds, still))):
+        if run.size:
+            one = int(run[0])
+            signatures[bool(still[one]), places[bounds[one] : bounds[one + 1]].tobytes()] += run.tolist()
     return signatures
+
+
+def _changes(components: np.ndarray, places: np.ndarray, bounds: np.ndarray, still: np.ndarray) -> np.ndarray:
+    """Whether each component but the first has another signature than the one before it, as few have."""
+    before, after = components[:-1], components[1:]
+    sizes = np.diff(bounds)
+    changes: np.ndarray = (sizes[before] != sizes[after]) | (still[before] != still[after])
+    same = np.flatnonzero(~changes)
+    width = sizes[after[same]]
+    offsets = np.arange(width.sum()) - np.repeat(np.cumsum(width) - width, width)
+    differ = (
+        places[np.repeat(bounds[before[same]], width) + offsets]
+        != places[np.repeat(bounds[after[same]], width) + offsets]
+    )
+    changes[np.repeat(same, width)[differ]] = True
+    return changes
 
 
 def _marks(view: View, first: np.ndarray) -> tuple[dict[int, list[tuple[str, str]]], dict[int, list[str]], np.ndarray]:

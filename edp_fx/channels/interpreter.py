@@ -36,24 +36,32 @@ class Interpreter(TorchDispatchMode):
         self.sweep = sweep
         self._results: dict[Any, Any] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No compiler runs beneath it, so that torch needs not keep one away at every operation."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if "device" in kwargs:
             kwargs = {**kwargs, "device": META}
         operands = tensors(*args, *kwargs.values())
-        if any(one.is_meta for one in operands) and not all(one.is_meta for one in operands):
+        if len({one.is_meta for one in operands}) == 2:
             args, kwargs = tree_map_only(Tensor, lambda one: one if one.is_meta else like(one), (args, kwargs))
+            operands = tensors(*args, *kwargs.values())
         known = operation(func)
-        out = self._shapes(func, known, args, kwargs)
-        self.sweep.where = Where(self.sweep.where.node, known.name)
+        out = self._shapes(func, known, args, kwargs, operands)
+        results = tensors(*out) if isinstance(out, (list, tuple)) else tensors(out)
+        sweep = self.sweep
+        sweep.where = Where(sweep.where.node, known.name)
         if known.alias:
-            self.sweep.alias(args[0], tensors(*(out if isinstance(out, (list, tuple)) else [out])))
-        sites = len(self.sweep.ledger.sites)
-        apply_rule(self.sweep, func, args, kwargs, out)
-        self.sweep.ran(known, args, operands, out, range(sites, len(self.sweep.ledger.sites)))
+            sweep.alias(args[0], results)
+        sites = len(sweep.ledger.sites)
+        apply_rule(sweep, func, args, kwargs, out, operands, results)
+        sweep.ran(known, args, operands, results, range(sites, len(sweep.ledger.sites)))
         return out
 
-    def _shapes(self, func: Any, known: Operation, args: Any, kwargs: Any) -> Any:
+    def _shapes(self, func: Any, known: Operation, args: Any, kwargs: Any, operands: list[Tensor]) -> Any:
         """The result without data. Networks repeat themselves, and some operations are slow even without data."""
         if known.mutable:
             return args[0] if known.pointwise and func._schema.name.endswith("_") else func(*args, **kwargs)
@@ -62,7 +70,7 @@ class Interpreter(TorchDispatchMode):
             return shortcut(*args, **kwargs)
         shape = None
         if known.pointwise and "memory_format" not in kwargs:
-            shape = pointwise_form(tensors(*args, *kwargs.values()))
+            shape = pointwise_form(operands)
         key_of = call_key if shape is None else _type_key  # of one shape, only the type is left to find out
         try:
             key = (func, *map(key_of, args), *((name, key_of(value)) for name, value in kwargs.items()))
@@ -113,7 +121,7 @@ class _Runner(GraphRunner):
                     "Check the shape and device of the example inputs"
                 ) from error
             self.sweep.not_run[node.name] = f"it does not run without data ({one_line(error)})"
-        if node.op == "call_module":
+        if node.op == "call_module" and submodule(self.gm, str(node.target))._modules:
             self._other_paths(str(node.target), tensors_of(([self.env[one] for one in node.all_input_nodes], result)))
         if isinstance(result, (int, float)):
             self.sweep.scalars[node.name] = result
@@ -123,7 +131,7 @@ class _Runner(GraphRunner):
     def _other_paths(self, target: str, around: list[Tensor]) -> None:
         """An opaque module with layers that do not run in eval mode: on its other path they see the same channels."""
         prefix = f"{target}."
-        if not submodule(self.gm, target)._modules or not self.sweep.unread(prefix):
+        if not self.sweep.unread(prefix):
             return
         reason = "a layer that runs in train mode only may read it"
         for tensor in around:

@@ -10,7 +10,7 @@ operation that needs one of the parts.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,14 @@ class Factor:
     atoms: np.ndarray
     zero: bool = True
     virtual: bool = False
+    _axes: tuple[int, ...] | None = field(default=None, init=False, repr=False)
 
     @property
     def axes(self) -> tuple[int, ...]:
         """The axes along which the labels vary."""
-        return varying(self.atoms)
+        if self._axes is None:
+            self._axes = varying(self.atoms)
+        return self._axes
 
     def with_atoms(self, atoms: np.ndarray) -> Factor:
         """The same factor with other labels."""
@@ -85,7 +88,13 @@ def compress(atoms: np.ndarray) -> np.ndarray:
         top = atoms.max(axis=axis, keepdims=True)
         if np.all((atoms == top) | (atoms == WILDCARD)):
             atoms = top
-    return np.where(atoms == WILDCARD, FROZEN, atoms)
+    return without_wildcards(atoms)
+
+
+def without_wildcards(atoms: np.ndarray) -> np.ndarray:
+    """Frozen labels in the places of wildcards."""
+    wild = atoms == WILDCARD
+    return np.where(wild, FROZEN, atoms) if wild.any() else atoms
 
 
 def repeats_along(atoms: np.ndarray, axis: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from edp_fx.channels.atoms import Grid, Ledger, Where
 from edp_fx.channels.calls import Calls
-from edp_fx.channels.labels import Factor, Labels, drop_trivial, repeats_along, tensors, vector
+from edp_fx.channels.labels import Factor, Labels, drop_trivial, repeats_along, vector
 
 
 class Sweep:
@@ -75,7 +76,9 @@ class Sweep:
                 self.ledger.grids.append(Grid(self.where, factor.atoms))
 
     def _disjoint(self, factors: Labels) -> Labels:
-        if len({axis for factor in factors for axis in factor.axes}) == sum(len(factor.axes) for factor in factors):
+        if len(factors) < 2 or len({axis for factor in factors for axis in factor.axes}) == sum(
+            len(factor.axes) for factor in factors
+        ):
             return factors
         kept: list[Factor] = []
         for k, factor in enumerate(factors):
@@ -115,13 +118,10 @@ class Sweep:
         )
         self.calls.born(meta, self._labels[id(meta)][1])
 
-    def ran(self, known: Any, args: Any, operands: Any, out: Any, sites: range) -> None:
+    def ran(self, known: Any, args: Any, operands: Sequence[Tensor], results: Sequence[Tensor], sites: range) -> None:
         """An operation was run and its results are labelled."""
-        results = [
-            (one, self._labels[id(one)][1] if id(one) in self._labels else ())
-            for one in tensors(*(out if isinstance(out, (list, tuple)) else [out]))
-        ]
-        self.calls.ran(self.where, known, args, results, operands, sites)
+        labelled = [(one, self._labels.get(id(one), (one, ()))[1]) for one in results]
+        self.calls.ran(self.where, known, args, labelled, operands, sites)
 
     def forget_tensors(self) -> None:
         """After the run: what was learnt is by node and by parameter."""

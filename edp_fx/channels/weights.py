@@ -82,7 +82,7 @@ def take_weights_away(model: nn.Module) -> Weights:
                     getattr(module, table)[leaf] = meta(value)
     for _, module in modules:
         for key, value in vars(module).items():  # also inside lists and dicts
-            if isinstance(value, (Tensor, list, tuple, dict)) and not key.startswith("_") and not _plain(value):
+            if key[:1] != "_" and isinstance(value, (Tensor, list, tuple, dict)) and not _plain(value):
                 module.__dict__[key] = map_tensors(meta, value)
     return weights
 

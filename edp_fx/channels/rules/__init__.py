@@ -8,11 +8,12 @@ file of its family, under a decorator that names its operations and what repairs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from edp_fx.channels.labels import tensors
 from edp_fx.channels.rules.movement import cat, pad, pixel_shuffle, repeat, roll, same_op, stack
 from edp_fx.channels.rules.normalise import batch_norm, cumulative, group_norm, layer_norm, reduction, softmax, total
 from edp_fx.channels.rules.pointwise import pointwise
@@ -76,10 +77,21 @@ def operation(func: Any) -> Operation:
     return known
 
 
-def apply_rule(sweep: Sweep, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """Label the outputs of ``func(*args, **kwargs)`` and write down what it ties and freezes."""
+def apply_rule(
+    sweep: Sweep,
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    out: Any,
+    operands: Sequence[Tensor],
+    results: Sequence[Tensor],
+) -> None:
+    """Label ``out``, what ``func(*args, **kwargs)`` gave, and write down what it ties and freezes.
+
+    ``operands`` and ``results`` are the tensors among the arguments and in ``out``.
+    """
     known = operation(func)
-    labelled = [one for one in tensors(*args, *kwargs.values()) if sweep.labels(one)]
+    labelled = [one for one in operands if sweep.labels(one)]
     reason = "has no rule"
     if known.rule is not None and (labelled or known.births):
         try:
@@ -89,6 +101,6 @@ def apply_rule(sweep: Sweep, func: Any, args: tuple[Any, ...], kwargs: dict[str,
             reason = f"is used in a way that its rule does not know: {one_line(error)}"
     if labelled:
         sweep.ledger.unknown_ops.setdefault(known.name, sweep.where)
-        for tensor in [*labelled, *tensors(*(out if isinstance(out, (list, tuple)) else [out]))]:
+        for tensor in [*labelled, *results]:
             for factor in sweep.labels(tensor):
                 sweep.freeze(factor, f"{func} {reason}")

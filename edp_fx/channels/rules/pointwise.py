@@ -88,8 +88,9 @@ def merge(
         if not factor.axes:
             continue
         atoms, carriers = factor.atoms, {place: factor.zero}
-        overlapping = [other for other in merged if set(varying(other[0])) & set(varying(atoms))]
-        merged = [other for other in merged if not set(varying(other[0])) & set(varying(atoms))]
+        mine = set(factor.axes)
+        overlapping = [other for other in merged if mine.intersection(varying(other[0]))]
+        merged = [other for other in merged if not mine.intersection(varying(other[0]))]
         for other in overlapping:
             sweep.tie(atoms, other[0])
             carriers = {**other[1], **carriers}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edp_fx.channels.labels import Factor, compress, run_on, vector
+from edp_fx.channels.labels import Factor, compress, run_on, vector, without_wildcards
 from edp_fx.channels.rules.registry import rule
 from edp_fx.channels.rules.sizes import NodeSizes, output_shape, right_sizes
 
@@ -61,11 +61,14 @@ def reshape_atoms(atoms: np.ndarray, old: Sequence[int], new: Sequence[int]) -> 
     """Reshape a broadcastable label array, block by block: only blocks it varies in are expanded."""
     shape: list[int] = []
     expanded: list[int] = []
+    moved = True  # every axis it varies along is one axis of the new shape
     for old_block, new_block in _blocks(old, new):
-        sizes = [atoms.shape[axis] for axis in old_block]
-        full = any(size > 1 for size in sizes)
+        full = any(atoms.shape[axis] > 1 for axis in old_block)
         expanded += [old[axis] if full else 1 for axis in old_block]
         shape += [new[axis] if full else 1 for axis in new_block]
+        moved = moved and not (full and len(old_block) + len(new_block) > 2)
+    if moved:
+        return without_wildcards(atoms.reshape(shape))
     return compress(np.broadcast_to(atoms, expanded).reshape(shape))
 
 
@@ -115,8 +118,11 @@ def restride(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> No
 def permute(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
     """permute, transpose, t: found by moving a list of axis numbers."""
     source = args[0]
-    probe = torch.empty(tuple(range(2, 2 + source.ndim)), device="meta")
-    order = [size - 2 for size in run_on(func, (probe, *args[1:]), kwargs).shape]
+    if func is aten.permute.default:
+        order = [axis % source.ndim for axis in args[1]]
+    else:
+        probe = torch.empty(tuple(range(2, 2 + source.ndim)), device="meta")
+        order = [size - 2 for size in run_on(func, (probe, *args[1:]), kwargs).shape]
     sweep.set(out, [factor.with_atoms(factor.atoms.transpose(order)) for factor in sweep.labels(source)])
 
 
