@@ -23,7 +23,7 @@ _MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "BitForImageClassification": ("BitConfig", {**_STAGES, "embedding_size": 16, "num_groups": 8}),
     "ConvNextForImageClassification": ("ConvNextConfig", _STAGES),
     "ConvNextV2ForImageClassification": ("ConvNextV2Config", _STAGES),
-    "CvtForImageClassification": ("CvtConfig", {"embed_dim": [16, 24, 32], "num_heads": [1, 2, 4], "depth": [1, 1, 2]}),
+    "CvtForImageClassification": ("CvtConfig", {"embed_dim": [16, 24, 32], "num_heads": [1, 2, 4], "depth": [1, 2, 3]}),
     "Data2VecVisionForImageClassification": ("Data2VecVisionConfig", _VIT),
     "DeiTForImageClassification": ("DeiTConfig", _VIT),
     "Dinov2ForImageClassification": ("Dinov2Config", _VIT),
@@ -70,7 +70,7 @@ _MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "TextNetForImageClassification": ("TextNetConfig", {"image_size": [64, 64]}),
     "ViTForImageClassification": ("ViTConfig", _VIT),
     "ViTMSNForImageClassification": ("ViTMSNConfig", _VIT),
-    "VivitForImageClassification": ("VivitConfig", {**_VIT, "num_frames": 4, "tubelet_size": [2, 16, 16]}),
+    "VivitForVideoClassification": ("VivitConfig", {**_VIT, "num_frames": 4, "tubelet_size": [2, 16, 16]}),
 }  # fmt: skip
 
 
