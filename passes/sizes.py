@@ -109,12 +109,16 @@ class Repairer(GraphRunner):
         ]
 
     def _pin(self, node: fx.Node) -> None:
-        """A number from a size that changed, multiplied into a tensor (an attention scale), keeps its value."""
-        if node.target not in ARITHMETIC or not self.shapes.get(node.name):
-            return
-        new = tuple(self._before_pruning(one, node) if isinstance(one, fx.Node) else one for one in node.args)
-        if any(one is not other for one, other in zip(new, node.args, strict=True)):
-            node.args = new
+        """A number from a size that changed keeps its value where it is multiplied into a tensor (an attention scale),
+        and where the operation loses nothing (another tensor rolled by that size)."""
+        if self.shapes.get(node.name) and (node.target in ARITHMETIC or not self._loses(node)):
+            node.args, node.kwargs = fx.map_arg(
+                (node.args, node.kwargs), lambda number: self._before_pruning(number, node)
+            )
+
+    def _loses(self, node: fx.Node) -> bool:
+        """Whether a tensor that goes into a node or comes out of it loses anything."""
+        return any(masks for one in (node, *node.all_input_nodes) for masks in self.masks.get(one.name, ()))
 
     def _before_pruning(self, number: fx.Node, user: fx.Node) -> Any:
         """What gives for ``user`` the number that ``number`` gave before pruning, at any batch size; itself where that
@@ -124,7 +128,12 @@ class Repairer(GraphRunner):
             return number
         graph = user.graph
         with graph.inserting_before(user):
-            if any(one.name in self.scalars for one in number.all_input_nodes):
+            if isinstance(old, tuple):
+                parts = [graph.call_function(operator.getitem, (number, place)) for place in range(len(old))]
+                for part, now in zip(parts, self.env[number], strict=True):
+                    self._gives(part, now)
+                return tuple(part if self.env[part] == then else then for part, then in zip(parts, old, strict=True))
+            if any(isinstance(self.scalars.get(one.name), (int, float)) for one in number.all_input_nodes):
                 made = graph.node_copy(number, lambda one: self._before_pruning(one, user))
                 self._gives(made, old)
             elif isinstance(old, int) and _of_batch(number):

@@ -113,7 +113,7 @@ class Analysis:
 
     @property
     def node_scalars(self) -> dict[str, Any]:
-        """Node name -> the number it gives on the example inputs, before pruning."""
+        """Node name -> the number, or tuple of numbers, it gives on the example inputs, before pruning."""
         return self.views[0].sweep.scalars
 
     @cached_property

@@ -123,7 +123,8 @@ class _Runner(GraphRunner):
             self.sweep.not_run[node.name] = f"it does not run without data ({one_line(error)})"
         if node.op == "call_module" and submodule(self.gm, str(node.target))._modules:
             self._other_paths(str(node.target), tensors_of(([self.env[one] for one in node.all_input_nodes], result)))
-        if isinstance(result, (int, float)):
+        numbers = result if isinstance(result, tuple) else (result,)
+        if all(isinstance(one, (int, float)) for one in numbers):
             self.sweep.scalars[node.name] = result
         self.sweep.outputs[node.name] = [(tuple(leaf.shape), self.sweep.labels(leaf)) for leaf in tensors_of(result)]
         return result

@@ -31,6 +31,10 @@ LITERALS: dict[str, Callable[[Tensor], Tensor]] = {
     "unflatten": lambda x: x.unflatten(1, (2, 4)).flatten(1, 2),
     "unflatten by name": lambda x: torch.unflatten(x, dim=1, sizes=(2, 4)).flatten(1, 2),
     "unflatten layer": nn.Sequential(nn.Unflatten(1, (2, 4)), nn.Flatten(1, 2)),
+    "view as another's shape": lambda x: x.flatten(2).mul(2).view(x.size()[:-2] + (2, 8)).flatten(2).view(x.shape),
+    "view as heads": lambda x: x.permute(0, 2, 3, 1).reshape(x.size()[:1] + (16, 2, 4)).flatten(2).mT,
+    "repeated": lambda x: x * x.mean((1, 2, 3), keepdim=True).repeat_interleave(8, 1),
+    "repeated by name": lambda x: x * torch.repeat_interleave(x.mean((1, 2, 3), keepdim=True), repeats=8, dim=1),
     "expand": lambda x: x * x.mean((1, 2, 3), keepdim=True).expand(-1, 8, 4, 4),
     "expand by a list": lambda x: x * x.mean((1, 2, 3), keepdim=True).expand([-1, 8, 4, 4]),
     "broadcast": lambda x: x * torch.broadcast_to(x.mean((1, 2, 3), keepdim=True), (x.shape[0], 8, 4, 4)),
@@ -79,6 +83,52 @@ def test_literal_sizes_follow(name: str, seed: int) -> None:
     keep = random_keep(graph, seed)
     assert any("make" in graph.group(one).producers for one in keep), graph.explain("make")
     other = (torch.randn(3, 3, 4, 4, dtype=torch.float64),)
+    assert difference(masked_run(graph.gm, graph, keep, other), pruned_run(graph.gm, graph, keep, other)) < 1e-9
+
+
+# of an image (batch, 8, 4, 4), which loses nothing, and the channels of what loses some of its 8
+BORROWED: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "split": lambda x, c: torch.cat(x.split((c - 2, 2), 1)[::-1], 1),
+    "split into parts of": lambda x, c: torch.cat(torch.split(x, c // 2, dim=1)[::-1], 1),
+    "split at": lambda x, c: torch.cat(torch.tensor_split(x, (c // 4,), 1)[::-1], 1),
+    "hsplit": lambda x, c: torch.cat(torch.hsplit(x, [c // 4])[::-1], 1),
+    "chunk": lambda x, c: torch.cat(x.chunk(c // 2, 1)[::-1], 1),
+    "narrow": lambda x, c: torch.cat([x.narrow(1, c - 3, 3), x.narrow(1, 0, c - 3)], 1),
+    "slices": lambda x, c: torch.cat([x[:, c // 2 :], x[:, : c // 2]], 1),
+    "one channel": lambda x, c: x + x[:, c - 1].unsqueeze(1),
+    "one channel by name": lambda x, c: x + x.select(dim=1, index=c // 2).unsqueeze(1),
+    "padding": lambda x, c: F.pad(x, (0, 0, 0, 0, c // 4, -c // 4)),
+    "view": lambda x, c: x.view(-1, c // 2, 2, 4, 4).transpose(1, 2).flatten(1, 2),
+    "expand": lambda x, c: x[:, :1].expand(-1, c, 4, 4),
+    "repeat": lambda x, c: x[:, :2].repeat(1, c // 2, 1, 1),
+    "repeat each": lambda x, c: x[:, :2].repeat_interleave(4, 1),
+    "roll": lambda x, c: x.roll(c // 4, 1),
+    "resized": lambda x, c: F.interpolate(x, size=(c // 2, c // 2)),
+    "made": lambda x, c: x * torch.arange(c, dtype=x.dtype, device=x.device).view(-1, 1, 1),
+    "pooled": lambda x, c: F.adaptive_avg_pool2d(x, c // 2),
+}
+
+
+class Borrows(nn.Module):
+    def __init__(self, op: Callable[[Tensor, int], Tensor]) -> None:
+        super().__init__()
+        self.op, self.make = op, nn.Conv2d(8, 8, 1)
+        self.read, self.beside = nn.Conv1d(8, 5, 1), nn.Conv1d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.make(x)
+        return self.read(self.op(x, made.shape[1]).flatten(2)) + self.beside(made.relu().flatten(2))
+
+
+@pytest.mark.parametrize("name", BORROWED)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_loses_nothing_keeps_sizes_of_what_does(name: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    x = torch.randn(2, 8, 4, 4, dtype=torch.float64)
+    graph = analyze(trace(Borrows(BORROWED[name]).double().eval(), x), x)
+    keep = random_keep(graph, seed)
+    assert any("make" in graph.group(one).producers for one in keep), graph.explain("make")
+    other = (torch.randn(3, 8, 4, 4, dtype=torch.float64),)
     assert difference(masked_run(graph.gm, graph, keep, other), pruned_run(graph.gm, graph, keep, other)) < 1e-9
 
 

@@ -102,10 +102,10 @@ def pad_amounts(sizes: NodeSizes) -> None:
     for k, amount in enumerate(amounts):
         axis = len(sizes.before) - 1 - k // 2
         mask = sizes.kept[0].get(axis) if amount > 0 else sizes.masks.get(axis)
-        if mask is None or not amount:
-            continue
-        ends = mask[-abs(amount) :] if k % 2 else mask[: abs(amount)]
-        right = int(ends.sum()) if amount > 0 else -int(ends.sum())
+        right = amount
+        if mask is not None:
+            ends = mask[len(mask) - abs(amount) :] if k % 2 else mask[: abs(amount)]
+            right = int(ends.sum()) if amount > 0 else -int(ends.sum())
         new[k] = given[k] if sizes.now(given[k]) == right else right
     if tuple(new) != tuple(given):
         sizes.put(1, "pad", tuple(new))

@@ -90,9 +90,12 @@ def rule(
     """Decorates the rule of ``operations`` (``torch.ops.aten.view``), which share a repair of ``sizes``.
 
     ``calls``: what else than the operation's own name leads to it in a graph: functions, names of methods, layers.
+    Where no operation is given, they are what torch makes of operations that have rules, with sizes of its own.
     """
 
     def register(function: _AnyRule) -> _AnyRule:
+        if not operations and sizes is not None:
+            REGISTRY.repairs.update(dict.fromkeys(calls, sizes))
         for operation in operations:
             REGISTRY.add(operation, Entry(function, births), sizes, calls)
         return function

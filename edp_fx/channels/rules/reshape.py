@@ -126,6 +126,16 @@ def permute(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> Non
     sweep.set(out, [factor.with_atoms(factor.atoms.transpose(order)) for factor in sweep.labels(source)])
 
 
+def repeats(sizes: NodeSizes) -> None:
+    """``x.repeat_interleave(4, 1)``: as many times as entries stay of each."""
+    given, axis = sizes.get(1, "repeats"), sizes.now(sizes.get(2, "dim"))
+    if isinstance(sizes.now(given), int) and axis is not None:
+        right = sizes.after[0][axis] // sizes.now(sizes.tensor).shape[axis]
+        if sizes.now(given) != right:
+            sizes.put(1, "repeats", right)
+
+
+@rule(sizes=repeats, calls=("repeat_interleave", torch.repeat_interleave))
 @rule(aten.expand, sizes=output_shape, calls=("broadcast_to", torch.broadcast_to), births=True)
 def expand(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
     """A stretched axis gets labels of its own: its entries are all alike, so its length can follow what it meets."""

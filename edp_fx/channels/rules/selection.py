@@ -23,7 +23,7 @@ aten = torch.ops.aten
 def part_sizes(sizes: NodeSizes) -> None:
     """split, chunk, tensor_split: unequal parts become a split with sizes."""
     axis = (sizes.now(sizes.get(2, "dim")) or 0) % len(sizes.before)
-    if axis in sizes.masks:
+    if sizes.stays(axis) is not None:
         sizes.call(torch.split, sizes.tensor, [shape[axis] for shape in sizes.after], axis)
 
 
@@ -31,15 +31,15 @@ def side_parts(sizes: NodeSizes) -> None:
     """hsplit, vsplit, dsplit: their axis is in the name, and unequal parts become a split with sizes."""
     name = getattr(sizes.node.target, "__name__", str(sizes.node.target))
     axis = min("vhd".index(name[0]), len(sizes.before) - 1)
-    if axis in sizes.masks:
+    if sizes.stays(axis) is not None:
         sizes.call(torch.split, sizes.tensor, [shape[axis] for shape in sizes.after], axis)
 
 
 def narrowed(sizes: NodeSizes) -> None:
     """``x.narrow(1, 8, 16)``: start and length count what stays."""
-    axis, start, length = (sizes.now(sizes.get(k, name)) for k, name in enumerate(("dim", "start", "length"), 1))
+    axis, start, length = (sizes.then(sizes.get(k, name)) for k, name in enumerate(("dim", "start", "length"), 1))
     axis %= len(sizes.before)
-    mask = sizes.masks.get(axis)
+    mask = sizes.stays(axis)
     if mask is not None:
         start %= len(mask)
         sizes.call(torch.narrow, sizes.tensor, axis, int(mask[:start].sum()), int(mask[start : start + length].sum()))
@@ -48,14 +48,14 @@ def narrowed(sizes: NodeSizes) -> None:
 def selected(sizes: NodeSizes) -> None:
     """``x.select(1, 5)``: the number moves with the indices that were removed before it."""
     axis, number = (sizes.then(sizes.get(k, name)) for k, name in enumerate(("dim", "index"), 1))
-    mask = sizes.masks.get(axis % len(sizes.before))
+    mask = sizes.stays(axis % len(sizes.before))
     if mask is not None:
         sizes.put(2, "index", int(mask[: number % len(mask)].sum()))
 
 
 def indexed(sizes: NodeSizes) -> None:
     """``x[:, 3:, 2]``, read or written: slices and indices move with the indices that were removed before them."""
-    if not sizes.masks or not sizes.before:
+    if not sizes.before or not (sizes.masks or sizes.moved):
         return
     index = sizes.node.args[1]
     items: list[Any] = list(index) if isinstance(index, tuple) else [index]
@@ -67,8 +67,9 @@ def indexed(sizes: NodeSizes) -> None:
             axis += len(sizes.before) - consumed
         elif item is not None:
             then = sizes.then(item)
-            if axis in sizes.masks and isinstance(then, (int, slice)):
-                item = _moved(then, sizes.now(item), sizes.masks[axis], item)
+            mask = sizes.stays(axis) if isinstance(then, (int, slice)) else None
+            if mask is not None:
+                item = _moved(then, sizes.now(item), mask, item)
             axis += 1
         new.append(item)
     if any(a is not b for a, b in zip(new, items)):

@@ -31,7 +31,7 @@ class NodeSizes:
         after: the shape of each tensor it must give.
         kept: what of each tensor it gives stays.
         values: what every node before gives now.
-        numbers: the numbers that nodes gave before pruning.
+        numbers: the numbers, and tuples of numbers, that nodes gave before pruning.
     """
 
     node: fx.Node
@@ -55,6 +55,18 @@ class NodeSizes:
     def then(self, argument: Any) -> Any:
         """What an argument was before pruning, where it is made of numbers."""
         return fx.map_arg(argument, lambda node: self.numbers.get(node.name, self.values[node]))
+
+    def stays(self, axis: int) -> np.ndarray | None:
+        """What stays along an axis of the first argument; None where all does and no number given has changed (one may
+        be of another tensor, which shrinks)."""
+        mask = self.masks.get(axis)
+        return np.ones(self.before[axis], dtype=bool) if mask is None and self.moved else mask
+
+    @property
+    def moved(self) -> bool:
+        """Whether a number that the node is given has changed."""
+        numbers = [one for one in self.node.all_input_nodes if one.name in self.numbers]
+        return any(self.values[one] != self.numbers[one.name] for one in numbers)
 
     def get(self, place: int, *names: str) -> Any:
         """An argument by its place among all (0 is the tensor) or by its name; None where it is left out."""
@@ -81,6 +93,15 @@ class NodeSizes:
                     return made
         return right
 
+    def each_of(self, several: fx.Node) -> tuple[fx.Node, ...]:
+        """The numbers of a node that gives a tuple of them, each as a node."""
+        graph, values = self.node.graph, self.values[several]
+        with graph.inserting_before(self.node):
+            made = tuple(graph.call_function(operator.getitem, (several, place)) for place in range(len(values)))
+        for one, value in zip(made, values, strict=True):
+            one.meta["val"] = self.values[one] = value
+        return made
+
     def call(self, function: Any, *args: Any) -> None:
         """Make the node a call of another function."""
         self.node.op, self.node.target, self.node.args, self.node.kwargs = "call_function", function, args, {}
@@ -99,7 +120,9 @@ def first_argument(node: fx.Node) -> Any:
 def right_sizes(sizes: NodeSizes, given: Any, right: Shape) -> Any:
     """``given`` with a number in the place of each size that is neither right nor left open (-1)."""
     if isinstance(given, fx.Node):  # all at once: ``y.shape``
-        return given if tuple(sizes.now(given)) == right else right
+        if tuple(sizes.now(given)) == right:
+            return given
+        given = sizes.each_of(given)
     new = tuple(
         size if sizes.now(size) in (wanted, -1) else sizes.product(size, wanted)
         for size, wanted in zip(given, right, strict=True)
