@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -16,6 +17,15 @@ def _shapes(value: Any) -> list[torch.Size]:
     return [t.shape for t in tensors_of(value)]
 
 
+def _expected(tracer: ModuleTracer, inputs: list[Tensor]) -> list[torch.Size] | None:
+    """The shapes that the model itself gives, in the mode that was traced if it runs so: a head may give more in eval
+    mode. None where it does not run."""
+    for training in (tracer.training, False):
+        with contextlib.suppress(Exception), shapes_only(tracer.mode):
+            return _shapes(tracer.run(*inputs, training=training))
+    return None
+
+
 def fixes_batch_size(inputs: tuple[Tensor, ...], tracer: ModuleTracer, graph: fx.Graph) -> bool:
     """Whether the graph fails, or gives other shapes than the model, at one more sample a batch.
 
@@ -24,10 +34,8 @@ def fixes_batch_size(inputs: tuple[Tensor, ...], tracer: ModuleTracer, graph: fx
     if not tracer.guards or any(x.ndim == 0 for x in inputs):
         return False
     wider = [tracer.mode.meta(x).new_empty((x.shape[0] + 1, *x.shape[1:])) for x in inputs]
-    try:
-        with shapes_only(tracer.mode):
-            expected = _shapes(tracer.run(*wider))
-    except Exception:
+    expected = _expected(tracer, wider)
+    if expected is None:
         return False
     before = {node: node.meta.get("val") for node in graph.nodes}
     try:

@@ -78,8 +78,8 @@ class Shadows:
 
         return back
 
-    def reset(self, shadow: nn.Module) -> None:
-        """Put a stand-in into the state that its module is in; it reads as in eval mode. Others are left alone."""
+    def reset(self, shadow: nn.Module, *, training: bool = False) -> None:
+        """Put a stand-in into the state that its module is in; it reads as in that mode. Others are left alone."""
         module = self._originals.get(id(shadow))
         if module is None:
             return
@@ -93,5 +93,5 @@ class Shadows:
                 state[key] = redirected(value, self._known)
             state["_parameters"] = _Tensors(module._parameters, self._tracer)
             state["_buffers"] = _Tensors(module._buffers, self._tracer)
-        state["training"] = False
+        state["training"] = training
         state["_compiled_call_impl"] = functools.partial(self._tracer.call_module, shadow)

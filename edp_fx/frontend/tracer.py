@@ -265,12 +265,12 @@ class ModuleTracer:
         finally:
             self.evaluating = was
 
-    def run(self, *inputs: Tensor) -> Any:
-        """What the model itself computes in eval mode, on stand-ins: to compare the graph with."""
+    def run(self, *inputs: Tensor, training: bool = False) -> Any:
+        """What the model itself computes, on stand-ins: to compare the graph with."""
         was, self.evaluating = self.evaluating, True
         root = self.shadows.root
         for shadow in root.modules():
-            self.shadows.reset(shadow)
+            self.shadows.reset(shadow, training=training)
         try:
             with own_buffers(root):
                 return root._call_impl(*inputs)

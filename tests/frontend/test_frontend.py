@@ -285,6 +285,36 @@ def test_a_batch_size_taken_as_a_number_is_seen() -> None:
         trace(Baked(), torch.randn(2, 8))
 
 
+class Halves(nn.Module):
+    """Takes the number of its parts, which is no batch size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = list(self.layer(x).chunk(2, 1))
+        return first * second
+
+
+class MoreInEval(nn.Module):
+    """Gives logits in train mode, probabilities beside them in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.layer(x.mean((2, 3)))
+        return x if self.training else (x.softmax(1), x)
+
+
+def test_a_head_that_gives_more_in_eval_mode_says_nothing_of_the_batch_size() -> None:
+    graph = trace(nn.Sequential(Halves(), MoreInEval()), torch.randn(2, 3, 4, 4))
+    assert [one.node for one in graph.meta["edp_fx.trace"].opaque] == ["1"]
+    assert "train mode" in graph.meta["edp_fx.trace"].opaque[0].reason
+
+
 class Plain(nn.Module):
     """Holds a tensor that is neither a parameter nor a buffer, and makes one from nothing."""
 

@@ -24,6 +24,6 @@ def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     import segmentation_models_pytorch as smp
 
     architecture, encoder = name.split("/")
-    size = 160 if encoder == "tu-test_vit" else 224 if architecture == "DPT" else _SIZE
-    model = getattr(smp, architecture)(encoder_name=encoder, encoder_weights=None, classes=4)
-    return model, (torch.randn(2, 3, size, size),)
+    options = {"dynamic_img_size": True} if architecture == "DPT" else {}
+    model = getattr(smp, architecture)(encoder_name=encoder, encoder_weights=None, classes=4, **options)
+    return model, (torch.randn(2, 3, _SIZE, _SIZE),)
