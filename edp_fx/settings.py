@@ -15,6 +15,7 @@ from edp_fx.errors import EdpError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_HINTS: dict[Any, dict[str, Any]] = {}
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -145,7 +146,9 @@ def near(name: Any, names: Iterable[str]) -> str:
 
 
 def _hints(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls)
+    if cls not in _HINTS:  # the types are written as text, and each would be compiled
+        _HINTS[cls] = get_type_hints(cls)
+    return _HINTS[cls]
 
 
 def _fields(cls: type[Any]) -> dict[str, dataclasses.Field[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,9 +52,13 @@ class ShapeMode(TorchFunctionMode):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self.device = device
-        self._fakes = FakeTensorMode(allow_non_fake_inputs=True)
         self._metas: dict[int, tuple[Tensor, Tensor]] = {}
         self._results: dict[Any, Any] = {}
+
+    @cached_property
+    def _fakes(self) -> FakeTensorMode:
+        """Made when first needed: it writes down the whole stack of calls."""
+        return FakeTensorMode(allow_non_fake_inputs=True)
 
     def meta(self, tensor: Tensor) -> Tensor:
         """``tensor`` without data; the same one for the same tensor."""

@@ -88,11 +88,12 @@ def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
                     f"the forward of {type(model).__name__} takes the batch size as a number (int(x.shape[0]), say); "
                     "keep it a size, as x.shape[0] or -1 in a view, so that the graph holds at any batch size"
                 )
-        if tracer.mode_readers:
+        while tracer.mode_readers:
             forced = {**tracer.force_opaque, **mode_dependent(model, inputs, tracer, graph, _run)}
-            if forced != tracer.force_opaque:
-                tracer = ModuleTracer(inputs, force_opaque=forced, mode=tracer.mode)
-                graph = _run(tracer, model)
+            if forced == tracer.force_opaque:
+                break
+            tracer = ModuleTracer(inputs, force_opaque=forced, mode=tracer.mode)
+            graph = _run(tracer, model)  # what is around those modules may differ, too
     for node in graph.nodes:
         if node.op == "output":
             node.meta["val"] = fx.node.map_arg(node.args[0], lambda n: n.meta["val"])

@@ -255,6 +255,26 @@ def test_a_module_with_two_ways_is_kept_whole() -> None:
     assert_same(model, graph, torch.randn(3, 8))
 
 
+class Around(TwoWays):
+    """Two ways around a module that has two ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = TwoWays()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(super().forward(x))
+
+
+def test_two_ways_around_a_module_with_two_ways_are_seen() -> None:
+    with pytest.raises(TraceError, match="train and in eval mode"):
+        trace(Around(), torch.randn(2, 8))
+    model = nn.Sequential(Around(), nn.Linear(8, 8))
+    graph = trace(model, torch.randn(2, 8))
+    assert "0" in [one.node for one in graph.meta["edp_fx.trace"].opaque]
+    assert_same(model, graph, torch.randn(3, 8))
+
+
 def test_errors_say_what_to_do() -> None:
     with pytest.raises(TraceError, match="example inputs"):
         trace(timm.create_model("resnet18"), torch.randn(2, 4, 64, 64))

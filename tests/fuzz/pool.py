@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import selectors
@@ -121,11 +122,13 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a program prints is nobody's answer
     import torch
+    from torch.onnx._internal._lazy_import import onnxscript_apis
 
     from tests.fuzz.programs import Plan, plan
     from tests.fuzz.verdict import judge
 
     torch.set_num_threads(1)
+    onnxscript_apis.get_torchlib_ops = functools.cache(onnxscript_apis.get_torchlib_ops)  # made anew at each export
     for line in sys.stdin:
         task = json.loads(line)
         made = plan(task["seed"])

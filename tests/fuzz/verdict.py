@@ -12,7 +12,7 @@ from edp_fx.errors import EdpError
 from tests.fuzz.programs import Plan, write
 from tests.fuzz.stages import Invalid, Road, Wrong
 
-ONNX_EVERY = 10
+ONNX_EVERY = 20  # an export takes longer than all other stages of a program
 RIGHT, REFUSED, WRONG, ERROR, INVALID, DEAD = "right", "refused", "wrong", "error", "invalid", "dead"
 FAILED = (WRONG, ERROR, INVALID, DEAD)
 
