@@ -257,7 +257,7 @@ class Road:
     def prune_and_merge(self) -> None:
         """Zeroed exact channels and ranks go, pairs are merged: the function stays."""
         zeroed = copy.deepcopy(self.inserted).eval()
-        channels = edp_fx.analyze(zeroed, self.inputs(2))
+        channels = self.channels if self.seed % 2 else edp_fx.analyze(zeroed, self.inputs(2))  # of the same network
         keep = masking.random_keep(channels, self.seed, exact_only=True)
         masking.zero_members(zeroed, channels, keep, ("producer", "consumer", "affine", "other"))
         merged = edp_fx.prune_and_merge(zeroed, self.inputs(2))
