@@ -53,7 +53,11 @@ _VERDICTS = (RIGHT, REFUSED, WRONG, ERROR, DEAD, INVALID)
 def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts of a campaign: verdicts, refusals by stage and reason, and every failure."""
     verdicts = Counter(one["verdict"] for one in records)
-    refused = Counter(f"{one['stage']}: {kind_of(one['reason'])}" for one in records if one["verdict"] == REFUSED)
+    refusals = [
+        (f"{one['stage']}: {kind_of(one['reason'])}", one["seed"]) for one in records if one["verdict"] == REFUSED
+    ]
+    refused = Counter(reason for reason, _ in refusals)
+    first = dict(reversed(refusals))
     keys = ("seed", "verdict", "stage", "reason")
     failed = sorted((one for one in records if one["verdict"] in FAILED), key=lambda one: one["seed"])
     return {
@@ -64,7 +68,9 @@ def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
         "with_opaque_modules": sum(bool(one.get("opaque")) for one in records),
         "pairs": sum(one.get("pairs", 0) for one in records),
         "prunable_groups": sum(one.get("groups", 0) for one in records),
-        "refused_by_reason": dict(refused.most_common()),
+        "refused_by_reason": {
+            reason: {"programs": number, "first": first[reason]} for reason, number in refused.most_common()
+        },
         "failures": [{key: one[key] for key in keys} for one in failed],
     }
 
