@@ -186,7 +186,7 @@ def asks_for_sizes(s: Scope) -> Feature:
         f"{y} / math.sqrt({c})",
         f"{y} * torch.linspace(0, 1, {w}, device={y}.device, dtype={y}.dtype)",
         f"{y} + torch.arange({c}, dtype={y}.dtype).view(1, -1, 1, 1)",
-        f"{y}.view(-1, {h}, {w}).view({b}, {c}, {h}, {w}) + torch.ones({c}, 1, 1, dtype={y}.dtype)",
+        f"{y}.contiguous().view(-1, {h}, {w}).view({b}, {c}, {h}, {w}) + torch.ones({c}, 1, 1, dtype={y}.dtype)",
         f"{y}.new_ones({b}, {c}, 1, 1) + {y}",
         f"{y}.contiguous().view({b}, -1).view_as({y})",
         f"{y} * {y}.numel() / ({b} * 100.0)",

@@ -230,7 +230,7 @@ def windows(s: Scope) -> Feature:
     if s.h % 2 or s.w % 2:
         return channel_shuffle(s)
     fc = s.module(f"nn.Linear({s.c}, {s.c})", "fc")
-    y = s.let(f"{s.x}.view(-1, {s.c}, {s.h // 2}, 2, {s.w // 2}, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, {s.c})")
+    y = s.let(f"{s.x}.reshape(-1, {s.c}, {s.h // 2}, 2, {s.w // 2}, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, {s.c})")
     y = s.let(f"{fc}({y} - {y}.mean(1, keepdim=True))")
     back = f"{y}.view(-1, {s.h // 2}, {s.w // 2}, 2, 2, {s.c}).permute(0, 5, 1, 3, 2, 4)"
     return s.feature(f"{back}.reshape(-1, {s.c}, {s.h}, {s.w})", s.c)
