@@ -18,6 +18,7 @@ measured. What fails is a row with the reason.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import subprocess
@@ -27,16 +28,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
 import edp_fx
-from benchmarks.devices import IMAGES, by_norm, dense, thinner
+from benchmarks.devices import IMAGES, dense
+from edp_fx.channels import analyze
 from edp_fx.cost import Device, load_device
 from edp_fx.cost.fitting import measure_device
 from edp_fx.errors import one_line
 from edp_fx.latency import make_runtime
 from edp_fx.latency.benchmark import bench_models
+from edp_fx.passes.prune import prune
 
 NETWORKS = (
     "resnet50", "vit_small_patch16_224", "mobilenetv2_100", "convnext_tiny", "efficientnet_b0", "regnetx_032",
@@ -64,6 +68,32 @@ class Rows:
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(line, flush=True)
+
+
+def thinner(name: str, macs: float) -> fx.GraphModule:
+    """All widths by one factor, rounded up to multiples of 8, for a share of the MACs."""
+    gm = edp_fx.trace(dense(name).eval(), IMAGES)
+    graph = analyze(gm, IMAGES)
+    whole = edp_fx.measure(gm, IMAGES).macs
+    low, high = 0.1, 1.0
+    small = gm
+    for _ in range(5):
+        share = (low + high) / 2
+        keep = {}
+        for group in graph.prunable:
+            count = min(group.size, int(np.ceil(group.size * share / 8) * 8))
+            keep[group.id] = np.arange(group.size) < count
+        other = copy.deepcopy(gm)
+        small = prune(other, graph, keep).graph_module
+        low, high = (share, high) if edp_fx.measure(small, IMAGES).macs < macs * whole else (low, share)
+    return small
+
+
+def by_norm(name: str, macs: float) -> fx.GraphModule:
+    """Channels, and of a transformer heads, by norm."""
+    kinds = ("channel", "head") if "vit" in name else ("channel",)
+    gm = edp_fx.trace(dense(name).eval(), IMAGES)
+    return edp_fx.Compressor(gm, IMAGES, macs=macs, importance="norm", kinds=kinds).finish()
 
 
 def device_of(card: str) -> Device:

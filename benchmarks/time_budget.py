@@ -1,46 +1,59 @@
 """Budgets of time: what was asked, predicted and measured.
 
-    python -m benchmarks.time_budget measured --out benchmarks/results/time_budget.csv
-    python -m benchmarks.time_budget predicted --out benchmarks/results/time_budget_devices.csv
+    python -m benchmarks.time_budget measured --images FOLDER
+    python -m benchmarks.time_budget predicted
 
-``measured``: networks at 224 pixels, one image, one thread of this machine's processor under onnxruntime, compressed to
-half of their time without training (channels by norm; random weights, which do not matter to time), ``--runs`` times
-each. Each end network is timed anew against the dense one in turns. ``by_macs`` is the share of time that a budget of
-as many MACs takes. ``predicted``: what half of the time on a device that is not here leaves, for devices and batches;
-at batch 1 with whole branches, chosen by gradients of a few steps on random images.
+``measured``: networks of random weights (which do not matter to time) at 224 pixels, one image, one thread of this
+machine's processor under onnxruntime, by ``edp_fx.compress(…, latency=0.5, runtime=onnxruntime, epochs=0)``, a row for
+each network and seed; rows in the file are kept. ``again``: the end network timed anew against the dense one, in turns.
+Beside it the network that a budget of MACs leaves which measures as long: what it keeps, and how far the outputs of
+either are from those of the dense network, on images that no one saw (mean square, over the variance of the dense
+network's). FOLDER holds photographs; without it the images are noise.
+
+``predicted``: what half of the time on a device that is not here leaves, for devices and batches; at batch 1 with whole
+branches, chosen by gradients of a few steps on random images.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import csv
+import math
 import time
+import warnings
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 import edp_fx
+from benchmarks.rows import read, write
+from benchmarks.without_training import decoded
 from edp_fx.cost import load_device
 from edp_fx.inputs import randomize_
 from edp_fx.latency import Meter, make_runtime
 from edp_fx.latency.runtimes import cpu_name
 
 MEASURED = ("resnet18", "mobilenetv2_100", "vit_tiny_patch16_224", "resnet50")
+SEEN = 64  # images that say what matters
+TRIES, ALIKE = 4, 0.02  # of a budget of MACs to measure as long: how often, and how near is near enough
 PREDICTED = ("resnet50", "mobilenetv2_100", "convnext_tiny", "regnetx_032", "vit_small_patch16_224")
 COLUMNS = {
     "measured": (
-        "network", "run", "asked", "predicted", "measured", "again", "missed", "dense_ms", "compressed_ms", "macs",
-        "params", "by_macs", "seconds", "cpu", "torch",
+        "network", "seed", "asked", "predicted", "measured", "again", "missed", "dense_ms", "compressed_ms", "macs",
+        "params", "error", "by_macs_time", "by_macs_macs", "by_macs_params", "by_macs_error", "seconds",
+        "by_macs_seconds", "images", "cpu", "torch",
     ),
     "predicted": (
         "network", "device", "runtime", "batch", "kinds", "asked", "predicted", "speedup", "macs", "params", "dense_ms",
         "compressed_ms", "branches", "seconds",
     ),
 }  # fmt: skip
+KEYS = ("network", "seed", "device", "runtime", "batch", "asked")
+RESULTS = {"measured": "time_budget.csv", "predicted": "time_budget_devices.csv"}
 IMAGES = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
 
@@ -57,29 +70,64 @@ def kinds_of(name: str) -> tuple[str, ...]:
     return ("channel", "head") if "vit" in name else ("channel",)
 
 
-def measured_row(name: str, run: int, asked: float) -> dict[str, Any]:
-    """Compress to a share of the time, and measure."""
+def pictures(folder: Path | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Images that methods see, and others to judge by, [SEEN, 3, 224, 224] each."""
+    if folder is None:
+        images = torch.randn(2 * SEEN, 3, 224, 224, generator=torch.Generator().manual_seed(seed))
+    else:
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed))[: 2 * SEEN]
+        images = torch.stack([decoded(paths[number], 224) for number in order.tolist()])
+    return images[:SEEN], images[SEEN:]
+
+
+@torch.no_grad()
+def error(small: nn.Module, dense: nn.Module, images: Tensor) -> float:
+    """Mean square of what the outputs differ by, over the variance of the dense network's from image to image."""
+    wanted, got = (torch.cat([one(part) for part in images.split(8)]) for one in (dense, small))
+    return float((got - wanted).square().mean() / (wanted - wanted.mean(0)).square().mean())
+
+
+def by_macs(
+    model: nn.Module, seen: list[tuple[Tensor, Tensor]], meter: Meter, share: float, macs: float
+) -> tuple[fx.GraphModule, float]:
+    """What a budget of MACs leaves that measures ``share`` of the dense network's time, and what it does measure; the
+    first try is ``macs``."""
+    best: tuple[float, fx.GraphModule, float] | None = None
+    for _ in range(TRIES):
+        small = edp_fx.compress(model, seen, epochs=0, macs=macs)
+        measured = meter.compare(small).share
+        miss = abs(math.log(measured / share))
+        if best is None or miss < best[0]:
+            best = miss, small, measured
+        if miss < ALIKE:
+            break
+        macs = min(0.99, macs * share / measured)
+    assert best is not None
+    return best[1], best[2]
+
+
+def measured_row(network: str, seed: int, asked: float, folder: Path | None) -> dict[str, Any]:
+    """Compress to a share of the time, and by MACs to as much, and measure."""
+    torch.manual_seed(seed)
+    model = timm.create_model(network).eval()
+    randomize_(model, seed)
+    images, others = pictures(folder, seed)
+    seen = [(part, torch.zeros(len(part), dtype=torch.long)) for part in images.split(8)]
+    runtime = make_runtime("onnxruntime")
     started = time.perf_counter()
-    gm = made(name, run)
-    dense = copy.deepcopy(gm)
-    before = edp_fx.measure(dense, IMAGES)
-    inexact = "vit" in name  # without the width of the stream half of the time is out of reach
-    options: dict[str, Any] = {"importance": "norm", "kinds": kinds_of(name), "allow_inexact": inexact}
-    compressor = edp_fx.Compressor(gm, IMAGES, latency=asked, **options)
-    small = compressor.finish()
-    after = edp_fx.measure(small, IMAGES)
-    timing = compressor.timing
-    assert timing is not None
-    told = timing.plain()
-    meter = Meter(make_runtime("onnxruntime"), 1, dense, IMAGES)
+    small = edp_fx.compress(model, seen, epochs=0, latency=asked, runtime=runtime)
+    seconds = time.perf_counter() - started
+    told = small.meta["edp_fx.run"]["timing"]
+    meter = Meter(runtime, 1, edp_fx.trace(model, IMAGES), IMAGES)
     again = meter.compare(small)
-    by_macs = None
-    if not run:
-        other = edp_fx.Compressor(copy.deepcopy(dense), IMAGES, macs=after.macs / before.macs, **options).finish()
-        by_macs = round(meter.compare(other).share, 4)
+    before, after = edp_fx.measure(model, IMAGES), edp_fx.measure(small, IMAGES)
+    started = time.perf_counter()
+    other, other_time = by_macs(model, seen, meter, again.share, after.macs / before.macs)
+    less = edp_fx.measure(other, IMAGES)
     return {
-        "network": name,
-        "run": run,
+        "network": network,
+        "seed": seed,
         "asked": asked,
         "predicted": round(told["predicted"], 4),
         "measured": round(told["measured"], 4),
@@ -89,24 +137,30 @@ def measured_row(name: str, run: int, asked: float) -> dict[str, Any]:
         "compressed_ms": round(again.small_ms, 3),
         "macs": round(after.macs / before.macs, 4),
         "params": round(after.params / before.params, 4),
-        "by_macs": by_macs,
-        "seconds": round(time.perf_counter() - started, 1),
+        "error": round(error(small, model, others), 4),
+        "by_macs_time": round(other_time, 4),
+        "by_macs_macs": round(less.macs / before.macs, 4),
+        "by_macs_params": round(less.params / before.params, 4),
+        "by_macs_error": round(error(other, model, others), 4),
+        "seconds": round(seconds, 1),
+        "by_macs_seconds": round(time.perf_counter() - started, 1),
+        "images": "noise" if folder is None else "photographs",
         "cpu": cpu_name(),
         "torch": torch.__version__,
     }
 
 
-def predicted_row(name: str, device: str, runtime: str, batch: int, asked: float) -> dict[str, Any]:
+def predicted_row(network: str, device: str, runtime: str, batch: int, asked: float) -> dict[str, Any]:
     """Compress to a share of the time on a device that is not here."""
     started = time.perf_counter()
-    gm = made(name, 0)
+    gm = made(network, 0)
     before = edp_fx.measure(gm, IMAGES)
     one = load_device(device).under(runtime)
-    small, compressor = (_trained if batch == 1 else _untrained)(gm, name, one, batch, asked)
+    small, compressor = (_trained if batch == 1 else _untrained)(gm, network, one, batch, asked)
     after = edp_fx.measure(small, IMAGES)
     gone = [report for report in small.meta["edp_fx.reports"] if report.name == "drop_branches"]
     return {
-        "network": name,
+        "network": network,
         "device": device,
         "runtime": runtime,
         "batch": batch,
@@ -159,34 +213,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("section", choices=list(COLUMNS))
     parser.add_argument("--networks", nargs="*")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--images", type=Path)
     parser.add_argument("--asked", type=float, default=0.5)
     parser.add_argument("--device", default="h200-fp16")
     parser.add_argument("--runtimes", nargs="*", default=["graph", "tensorrt"])
     parser.add_argument("--batches", nargs="*", type=int, default=[64, 1])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="default: the file in benchmarks/results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    new = not options.out.exists()
-    with options.out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS[options.section], lineterminator="\n")
-        if new:
-            writer.writeheader()
-        if options.section == "measured":
-            for run in range(options.runs):
-                for name in options.networks or MEASURED:
-                    _add(writer, file, measured_row(name, run, options.asked))
-        else:
-            for batch in options.batches:
-                for name in options.networks or PREDICTED:
-                    for runtime in options.runtimes:
-                        _add(writer, file, predicted_row(name, options.device, runtime, batch, options.asked))
+    warnings.simplefilter("ignore")
+    columns, asked = COLUMNS[options.section], options.asked
+    out = options.out or Path(__file__).parent / "results" / RESULTS[options.section]
+    rows = [row for row in read(out) if set(row) == set(columns)]  # others are of a former form
+    known = {tuple(row.get(name) for name in KEYS) for row in rows}
+    for made in _tasks(options, asked):
+        if tuple(str(made.keywords[name]) if name in made.keywords else None for name in KEYS) not in known:
+            row = made()
+            rows = [*rows, {name: str(value) for name, value in row.items()}]
+            write(out, columns, rows)
+            print(row, flush=True)
 
 
-def _add(writer: Any, file: Any, row: dict[str, Any]) -> None:
-    writer.writerow(row)
-    file.flush()
-    print(row, flush=True)
+def _tasks(options: argparse.Namespace, asked: float) -> Iterator[partial[dict[str, Any]]]:
+    if options.section == "measured":
+        for seed in options.seeds:
+            for name in options.networks or MEASURED:
+                yield partial(measured_row, network=name, seed=seed, asked=asked, folder=options.images)
+        return
+    for batch in options.batches:
+        for name in options.networks or PREDICTED:
+            for runtime in options.runtimes:
+                yield partial(
+                    predicted_row, network=name, device=options.device, runtime=runtime, batch=batch, asked=asked
+                )
 
 
 if __name__ == "__main__":

@@ -183,13 +183,14 @@ def load(name: str) -> tuple[nn.Module, int]:
 def read(folder: Path, side: int) -> tuple[Half, Half]:
     """The images, every other one to each half, in an order of their own; the shorter side is scaled to 8/7."""
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    images = torch.stack([_decoded(path, side) for path in paths])
+    images = torch.stack([decoded(path, side) for path in paths])
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0))
     halves = [order[order % 2 == place] for place in (0, 1)]
     return Half(images[halves[0]], halves[0]), Half(images[halves[1]], halves[1])
 
 
-def _decoded(path: Path, side: int) -> Tensor:
+def decoded(path: Path, side: int) -> Tensor:
+    """An image's middle, [3, side, side]; its shorter side is scaled to 8/7 of that."""
     with Image.open(path) as image:
         whole = image.convert("RGB")
     scale = side * 8 / 7 / min(whole.size)

@@ -20,7 +20,7 @@ HOME = Path(__file__).parent / "devices"
 BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0}
 RUNTIMES: Mapping[str, tuple[str, bool]] = {
     "graph": ("nothing", True),
-    "compile": ("all", True),
+    "compile": ("pointwise", True),
     "tensorrt": ("all", True),
     "tensorrt-rtx": ("all", True),
     "onnxruntime": ("products", False),
@@ -48,6 +48,9 @@ class Device(Settings):
         depthwise: share of the peak that depthwise convolutions reach.
         memory: share of the bandwidth that launches reach; above 1 where caches hold most of what is between layers.
         launch: microseconds of each launch, whatever it does.
+        uneven: share of its speed that a convolution reaches where the rows of channels that it reads and those that it
+            writes both end within a sector of memory (32 bytes).
+        softmax: scores of attention in one launch that are weighed a second, in 10^12; 0 where that does not count.
         tile_outputs, tile_inputs: products are computed in blocks of so many outputs and input channels.
         threads: of a processor.
         fitted: which of these were fitted to measurements; the others are published, or were taken over from a device
@@ -69,6 +72,8 @@ class Device(Settings):
     depthwise: float = bounded(0.0125, above=0)
     memory: float = bounded(0.5, above=0)
     launch: float = bounded(4.0, least=0)
+    uneven: float = bounded(1.0, above=0)
+    softmax: float = bounded(0.0, least=0)
     tile_outputs: int = bounded(64, least=1)
     tile_inputs: int = bounded(32, least=1)
     threads: int = bounded(1, least=1)
@@ -78,7 +83,8 @@ class Device(Settings):
     @property
     def fuses(self) -> str:
         """What its runtime takes into one launch, see :data:`edp_fx.cost.launches.FUSIONS`."""
-        return RUNTIMES[self.runtime][0]
+        fuses = RUNTIMES[self.runtime][0]
+        return {"nothing": "layers", "pointwise": "all"}.get(fuses, fuses) if self.hardware == "cpu" else fuses
 
     @property
     def attention(self) -> bool:

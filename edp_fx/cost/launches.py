@@ -18,10 +18,17 @@ from edp_fx.cost.work import CONVOLUTION, DEPTHWISE, GROUPED, MATRICES, MEMORY, 
 from edp_fx.frontend.layers import AttentionDropout
 from edp_fx.frontend.running import called_module
 
-FUSIONS = ("nothing", "products", "all")
-"""What a runtime takes into the launch before it, beside batch norms, which all fold: nothing, as eager torch does;
-activations and additions behind convolutions and matrix products, as onnxruntime does; or whatever computes number by
-number, as TensorRT and compiled torch do, which also run attention in one launch (as does eager torch)."""
+FUSIONS = ("nothing", "pointwise", "layers", "products", "all")
+"""What a runtime takes into one launch; batch norms are folded everywhere.
+
+``nothing``: eager torch on a GPU. A convolution's bias, and the shift that a folded norm leaves, is added in a launch
+of its own, since the library's convolution takes none; a product of matrices adds its own. ``pointwise``: compiled
+torch on a GPU, where operations number by number are one launch, behind products that are the library's all the same.
+``layers``: eager torch on a processor, whose convolution adds its bias. ``products``: activations and additions go into
+the convolution or product before them, as in onnxruntime. ``all``: whatever computes number by number goes into the
+launch before it, as in TensorRT."""
+APART = ("nothing", "pointwise")
+ALONE = ("nothing", "layers")  # activations and additions
 
 
 @dataclass(eq=False)
@@ -42,6 +49,15 @@ class _Launch:
     def is_product(self) -> bool:
         return self.calls[0].family == PRODUCTS
 
+    @property
+    def is_pointwise(self) -> bool:
+        return self.calls[0].family in (NORM, POINTWISE)
+
+    @property
+    def is_shift(self) -> bool:
+        """Whether it adds a convolution's bias, and does no more."""
+        return self.is_pointwise and self.calls[-1].reads == self.calls[-1].writes
+
 
 def launch_terms(gm: fx.GraphModule, graph: ChannelGraph, fuses: str, batch: int, attention: bool = True) -> Terms:
     """Every launch of a network of explicit pairs as a term with its :class:`~edp_fx.cost.work.Work`, and the pairs.
@@ -58,7 +74,7 @@ def launch_terms(gm: fx.GraphModule, graph: ChannelGraph, fuses: str, batch: int
     terms: list[Term] = []
     fused = {node.name for node in gm.graph.nodes if attention and _is_attention(gm, node)}
     for launch in _launches(analysis, fuses, fused):
-        terms += _terms(analysis, launch, share)
+        terms += _terms(analysis, launch, share, launch.calls[0].where.node in fused)
     return _with_pairs(gm, terms)
 
 
@@ -82,8 +98,15 @@ def _launches(analysis: Analysis, fuses: str, whole: set[str]) -> list[_Launch]:
             made_by[values[last.made].source] = last
             continue
         launch = None
-        if call.family == NORM or (call.family == POINTWISE and fuses != "nothing"):
-            launch = _taken_into(call, reads, analysis, made_by, readers, fuses)
+        if call.family == NORM or (call.family == POINTWISE and fuses not in ALONE):
+            able = _taken_into(call, reads, analysis, launches, made_by, readers, fuses)
+            launch = able[-1] if able else None
+            if fuses == "pointwise":
+                for other in able[:-1]:  # they make nothing of their own, either
+                    launches.remove(other)
+                    able[-1].calls[:0] = other.calls
+                    able[-1].beside += [*other.reads, *other.beside]
+                    reads = [number for number in reads if values[number].source != values[other.made].source]
         if launch is None:
             launch = _Launch([call], list(call.reads), call.writes[0])
             launches.append(launch)
@@ -92,32 +115,53 @@ def _launches(analysis: Analysis, fuses: str, whole: set[str]) -> list[_Launch]:
             launch.beside += [number for number in reads if values[number].source != source]
             launch.calls.append(call)
             launch.made = call.writes[0]
+        if fuses in APART and _has_bias(call):
+            shift = replace(call, family=POINTWISE, reads=call.writes, sites=range(0))
+            launch = _Launch([shift], list(call.writes), call.writes[0])
+            launches.append(launch)
         made_by[values[launch.made].source] = launch
     return launches
 
 
+def _has_bias(call: Call) -> bool:
+    """Whether a convolution adds one."""
+    return call.family == PRODUCTS and call.inputs > 0 and len(call.reads) > 2
+
+
 def _taken_into(
-    call: Call, reads: list[int], analysis: Analysis, made_by: dict[int, _Launch], readers: Counter[int], fuses: str
-) -> _Launch | None:
-    """The launch that takes the call along: the last of those that make for it alone what is as large as its result."""
+    call: Call,
+    reads: list[int],
+    analysis: Analysis,
+    launches: list[_Launch],
+    made_by: dict[int, _Launch],
+    readers: Counter[int],
+    fuses: str,
+) -> list[_Launch]:
+    """The launches that may take the call along, in their order: they make for it alone what is as large as its
+    result."""
     values = analysis.calls.values
-    shape, found = values[call.writes[0]].shape, None
+    shape, found = values[call.writes[0]].shape, []
     for number in reads:
         source = values[number].source
         launch = made_by.get(source)
         if launch is None or readers[source] != 1 or _numbers(values[number].shape) != _numbers(shape):
             continue
-        if not launch.is_product and (fuses != "all" or call.family == NORM):
-            continue
-        found = launch
-    return found
+        if fuses in APART:
+            fits = launch.is_pointwise and fuses == "pointwise"
+            if call.family == NORM:  # its shift is the convolution's, or the matrix product's, as far as that has one
+                fits |= launch.is_shift or (launch.is_product and not launch.calls[0].inputs)
+        else:
+            fits = launch.is_product or (fuses == "all" and call.family == POINTWISE)
+        if fits and launch not in found:
+            found.append(launch)
+    return sorted(found, key=launches.index)
 
 
 def _numbers(shape: tuple[int, ...]) -> int:
     return math.prod(shape)
 
 
-def _terms(analysis: Analysis, launch: _Launch, share: float) -> list[Term]:
+def _terms(analysis: Analysis, launch: _Launch, share: float, attention: bool) -> list[Term]:
     """A launch's terms: one, or one more for each further product in it."""
     first = launch.calls[0]
     values = analysis.calls.values
@@ -144,7 +188,10 @@ def _terms(analysis: Analysis, launch: _Launch, share: float) -> list[Term]:
         if call.groups > 1:
             family = DEPTHWISE if call.inputs == 1 else GROUPED
         more = replace(more, family=family, taps=float(call.taps), groups=float(call.groups))
-        positions = _numbers(values[call.writes[0]].shape) * share / max(1.0, site.axes[-1].whole)
+        shape = values[call.writes[0]].shape
+        if attention and not number:
+            more = replace(more, queries=float(shape[-2]))
+        positions = _numbers(shape) * share / max(1.0, site.axes[-1].whole)
         terms.append(Term(site.node, site.constant * share, site.axes, positions=positions, work=more))
     return terms
 

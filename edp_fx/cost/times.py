@@ -18,6 +18,7 @@ from edp_fx.cost.work import CONVOLUTION, GROUPED, MATRICES, MEMORY, Work
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 FEW = 8  # channels of an image, at most
+SECTOR = 32  # bytes that a GPU reads or writes at least
 NOTHING = Work(MEMORY, launches=0.0)
 
 
@@ -38,6 +39,7 @@ class Times:
     gates: Indices
     taps: Floats
     groups: Floats
+    queries: Floats
     launches: Floats
     tiled: NDArray[np.bool_]
     families: NDArray[np.object_]
@@ -80,6 +82,7 @@ class Times:
             _padded(gates, dummy),
             np.array([work.taps for work in works], dtype=np.float64),
             groups,
+            np.array([work.queries for work in works], dtype=np.float64),
             np.array([work.launches for work in works], dtype=np.float64),
             np.isin(families, (CONVOLUTION, MATRICES, GROUPED)),
             families,
@@ -102,8 +105,8 @@ class Times:
         place[terms] = np.arange(len(terms))
         mine = np.flatnonzero(place[self.term] >= 0)
         each = (
-            "constant", "others", "inner", "outer", "gates", "taps", "groups", "launches", "tiled", "families", "rate",
-            "tile", "overhead",
+            "constant", "others", "inner", "outer", "gates", "taps", "groups", "queries", "launches", "tiled",
+            "families", "rate", "tile", "overhead",
         )  # fmt: skip
         changed = {name: getattr(self, name)[terms] for name in each}
         return replace(self, **changed, bytes=self.bytes[mine], term=place[self.term[mine]], sizes=self.sizes[mine])
@@ -120,7 +123,15 @@ class Times:
         macs = self.constant * counts[..., self.others].prod(axis=-1) * np.where(self.tiled, tiles, plain)
         numbers = self.bytes * counts[..., self.sizes].prod(axis=-1)
         moved = numbers @ self._whose
-        result = np.maximum(macs / self.rate, moved / (1e6 * device.bandwidth * device.memory))
+        arithmetic = macs / self.rate
+        if device.softmax and self.queries.any():  # of whole blocks of scores, beside the products
+            scores = self.constant * counts[..., self.others].prod(axis=-1) * _ceil(outputs / self.tile) * self.tile
+            whole = _ceil(self.queries / self.tile) * self.tile / np.maximum(1.0, self.queries)
+            arithmetic = arithmetic + scores * whole / (1e9 * device.softmax)
+        result = np.maximum(arithmetic, moved / (1e6 * device.bandwidth * device.memory))
+        if device.uneven < 1:
+            odd = _odd(counts[..., self.inner], device) & _odd(counts[..., self.outer], device)
+            result = np.where(odd & (inputs > FEW) & (self.families == CONVOLUTION), result / device.uneven, result)
         result = result + self.overhead + self.launches * device.launch * 1e-3
         return np.asarray(result * counts[..., self.gates].prod(axis=-1))
 
@@ -140,6 +151,12 @@ class Times:
 
 def _ceil(values: Floats) -> Floats:
     return np.asarray(np.ceil(values - 1e-9))
+
+
+def _odd(channels: Floats, device: Device) -> NDArray[np.bool_]:
+    """Whether rows of so many channels end within a sector of memory."""
+    sectors = channels * device.bytes / SECTOR
+    return np.asarray(np.abs(sectors - np.round(sectors)) > 1e-6)
 
 
 def _padded(rows: Sequence[Sequence[int]], dummy: int) -> Indices:

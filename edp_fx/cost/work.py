@@ -30,6 +30,7 @@ class Work:
         beside: what else it reads, such as the other operand of an addition fused into it.
         taps: kernel positions of a convolution; 1 for other products.
         groups: of a convolution.
+        queries: positions that ask, of the first product of attention in one launch; 0 for others.
         launches: how many it is; 0 where another term of the same launch counts it.
     """
 
@@ -40,6 +41,7 @@ class Work:
     beside: tuple[Size, ...] = ()
     taps: float = 1.0
     groups: float = 1.0
+    queries: float = 0.0
     launches: float = 1.0
 
     @property

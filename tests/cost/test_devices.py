@@ -27,6 +27,7 @@ from edp_fx.prune_merge import prune_and_merge
 
 IMAGE = torch.randn(2, 3, 64, 64)
 # no tiles: time is then a sum of products of sizes
+H200 = load_device("h200-fp16")
 SMOOTH = Device("smooth", "none", peak=1.0, bandwidth=100.0, launch=1.0, tile_outputs=1, tile_inputs=1)
 
 
@@ -60,8 +61,61 @@ class Net(nn.Module):
 
 def test_what_a_runtime_fuses_is_one_launch() -> None:
     gm = edp_fx.trace(Net().eval(), IMAGE)
-    # two convolutions, two activations, an addition, a mean, a linear layer; the norm is always folded
-    assert [launches(gm, IMAGE, fuses) for fuses in FUSIONS] == [7, 4, 4]
+    # two convolutions, two activations, an addition, a mean, a linear layer; the norm is always folded, and of the
+    # convolutions each has a bias
+    assert {fuses: launches(gm, IMAGE, fuses) for fuses in FUSIONS} == {
+        "nothing": 9, "pointwise": 6, "layers": 7, "products": 4, "all": 4
+    }  # fmt: skip
+
+
+def test_compiled_torch_adds_a_shortcut_and_its_layer_in_one_launch() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(3, 8, 1, bias=False)
+            self.norms = nn.ModuleList([nn.BatchNorm2d(8), nn.BatchNorm2d(8)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.norms[0](self.first(x)) + self.norms[1](self.second(x))).relu()
+
+    gm = edp_fx.trace(Block().eval(), IMAGE)
+    assert launches(gm, IMAGE, "pointwise") == 3  # two convolutions; their shifts, the addition and the activation
+    assert launches(gm, IMAGE, "nothing") == 6
+    plain, _ = launch_terms(gm, edp_fx.analyze(gm, IMAGE), "pointwise", 1)
+    image, made = 3 * 64 * 64, 8 * 64 * 64
+    moved = sum(size.constant * np.prod([axis.whole for axis in size.axes]) for term in plain if term.work
+                for size in (*term.work.given, *term.work.made, *term.work.beside))  # fmt: skip
+    norms = 8 * 8  # four numbers a channel, twice
+    assert norms >= moved - (2 * (image + made) + 3 * made) >= 0
+
+
+def test_rows_of_channels_that_end_within_a_sector_are_slow() -> None:
+    def ms(inputs: int, outputs: int, uneven: float = 0.5) -> float:
+        x = torch.randn(1, inputs, 8, 8)
+        gm = edp_fx.trace(nn.Conv2d(inputs, outputs, 1).eval(), x)
+        return CostModel(gm, analyze(gm, x), "latency", SMOOTH.changed(launch=0.0, uneven=uneven)).dense
+
+    # 32 bytes are 16 numbers of half precision
+    assert ms(40, 56) == pytest.approx(2 * ms(40, 56, uneven=1.0))
+    for inputs, outputs in ((32, 48), (40, 48), (32, 56), (3, 56)):
+        assert ms(inputs, outputs) == ms(inputs, outputs, uneven=1.0)
+
+
+def test_attention_weighs_its_scores_however_narrow_its_heads_are() -> None:
+    def ms(width: int, softmax: float) -> float:
+        class Attention(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                q, k, v = x.reshape(2, 64, 3, 4, width).permute(2, 0, 3, 1, 4).unbind(0)
+                return nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(2, 64, -1)
+
+        inner = nn.Sequential(nn.Linear(32, 12 * width), Attention())
+        gm = edp_fx.trace(inner.eval(), (x := torch.randn(2, 64, 32)))
+        fast = SMOOTH.changed(launch=0.0, peak=1e6, bandwidth=1e9, softmax=softmax)
+        return CostModel(gm, analyze(gm, x), "latency", fast, batch=2).dense
+
+    scores = 2 * 4 * 64 * 64 / 1e9  # milliseconds, of 10^12 a second
+    assert ms(16, 1.0) == pytest.approx(scores, rel=0.05) and ms(8, 1.0) == pytest.approx(scores, rel=0.05)
+    assert ms(16, 0.0) < 0.05 * scores
 
 
 def test_attention_is_one_launch_where_the_runtime_has_it_as_one() -> None:
@@ -87,7 +141,7 @@ def test_every_multiply_accumulate_is_in_a_launch_and_a_batch_is_so_many_times_m
                 assert sum(term.cost({}) for term in plain) == pytest.approx(batch * wanted)
 
 
-@pytest.mark.parametrize("device", ["h200-fp16", "cpu-onnxruntime", SMOOTH])
+@pytest.mark.parametrize("device", ["h200-fp16", H200.under("graph"), H200.under("compile"), "cpu-onnxruntime", SMOOTH])
 @pytest.mark.parametrize("name", ["test_resnet", "vit", "densenet", "grouped"])
 def test_what_a_keep_set_leaves_is_what_the_pruned_network_costs(name: str, device: Any) -> None:
     if name == "vit":
@@ -110,7 +164,7 @@ def test_what_a_keep_set_leaves_is_what_the_pruned_network_costs(name: str, devi
     left = cost.total(keep)
     PassManager([Prune(graph, keep), MergePairs()])(gm)
     after = CostModel(gm, edp_fx.analyze(gm, IMAGE), "latency", one, batch=8)
-    assert left < cost.dense
+    assert left != pytest.approx(cost.dense, rel=1e-3)  # uneven widths can take longer
     assert left == pytest.approx(after.dense, rel=1e-9)
 
 

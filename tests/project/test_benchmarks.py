@@ -15,17 +15,17 @@ import torch
 from torch import nn
 
 import edp_fx
-from benchmarks import document, summary, without_training
+from benchmarks import devices, document, summary, without_training
 from benchmarks.compression.jobs import runner
 from benchmarks.compression.methods import METHODS
 from benchmarks.compression.methods.edp import EDP
 from benchmarks.compression.plan import CORE, TARGETS, best_peer, plan
 from benchmarks.compression.results import Results, only_one
 from benchmarks.compression.trial import Images, Setting, Task, Trial
-from benchmarks.rows import read_lines
+from benchmarks.rows import read, read_lines
 from benchmarks.widths import in_macs
 from edp_fx.compressor import Method
-from edp_fx.cost import POSITION, TRAFFIC
+from edp_fx.cost import POSITION, TRAFFIC, load_device
 from edp_fx.data import ArrayDataset
 from edp_fx.errors import EdpError
 
@@ -48,6 +48,16 @@ ROW = {
     "versions": {"torch": "2"},
     "began": "2026-11-27T06:54",
 }
+
+
+@pytest.mark.slow
+def test_a_device_ranks_what_was_measured_on_it_right() -> None:
+    rows = [row for row in read(devices.ROWS) if row["rebuilt"] == "yes" and row["batch"] == "64"]
+    rows = [row for row in rows if row["runtime"] == "compile" or "vit" in row["network"]]
+    device = load_device("h200-fp16")
+    told = devices.table(rows, devices.predicted(devices.launches(rows, device), device))
+    assert "Of 6 speed-ups at batch 64, 6 are predicted within 15 %" in told
+    assert "Of 12 pairs of rows" in told and "12 are in the right order" in told
 
 
 def test_numbers_and_positions_in_macs_are_found_from_times() -> None:
