@@ -11,7 +11,8 @@ _ARCHITECTURES = (
 )  # fmt: skip
 _ENCODERS = ("resnet18", "efficientnet-b0", "timm-mobilenetv3_small_100")
 _OF_DPT = ("tu-vit_tiny_patch16_224", "tu-deit_tiny_patch16_224", "tu-test_vit")  # it takes transformers only
-_SIZE = 64
+_SIZE = 64  # pixels
+_SIZES = {"PAN": 128}  # it halves the image seven times
 
 
 def names() -> list[str]:
@@ -24,6 +25,7 @@ def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     import segmentation_models_pytorch as smp
 
     architecture, encoder = name.split("/")
+    size = _SIZES.get(architecture, _SIZE)
     options = {"dynamic_img_size": True} if architecture == "DPT" else {}
     model = getattr(smp, architecture)(encoder_name=encoder, encoder_weights=None, classes=4, **options)
-    return model, (torch.randn(2, 3, _SIZE, _SIZE),)
+    return model, (torch.randn(2, 3, size, size),)
