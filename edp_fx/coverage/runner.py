@@ -155,6 +155,13 @@ def _finish(child: _Child, names: tuple[str, ...], reason: str) -> dict[str, Any
     return {**ordered, **{name: record[name] for name in ("build", *names)}}
 
 
+def _died(status: int) -> str:
+    """How a process ended that did not report."""
+    code = os.waitstatus_to_exitcode(status)
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    return f"the process died {how}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+
+
 def sweep(
     entries: Iterable[Entry], names: Iterable[str], *, jobs: int = 1, timeout: float = 300, memory: float = 12
 ) -> Iterator[dict[str, Any]]:
@@ -185,7 +192,7 @@ def sweep(
                 if data:
                     _take(child, data, stages)
                 else:
-                    ended.append((child, "the process died (out of memory?)"))
+                    ended.append((child, ""))
             now = time.monotonic()
             done = {child.pid for child, _ in ended}
             for child in running.values():
@@ -196,8 +203,8 @@ def sweep(
                 selector.unregister(child.pipe)
                 os.close(child.pipe)
                 del running[child.pipe]
-                os.waitpid(child.pid, 0)
-                yield _finish(child, stages, reason)
+                _, status = os.waitpid(child.pid, 0)
+                yield _finish(child, stages, reason or _died(status))
     finally:
         for child in running.values():
             with contextlib.suppress(ProcessLookupError):

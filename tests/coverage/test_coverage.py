@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +88,12 @@ def test_a_model_over_its_time_is_stopped_and_named() -> None:
     assert record["trace"]["reason"] == "not reached"
     assert failures([record]) == [("resnet50", "build", record["build"]["reason"])]
     assert "more than" in markdown([record])
+
+
+def test_a_process_that_dies_says_of_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STAGES, "trace", lambda subject: os.kill(os.getpid(), signal.SIGABRT))
+    (record,) = sweep([Entry("test_resnet", "resnet")], ["trace", "insert"])
+    assert failures([record]) == [("test_resnet", "trace", "the process died by SIGABRT")]
 
 
 def test_a_stage_that_fails_is_a_record_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
