@@ -32,11 +32,10 @@ class _Child:
     lines: list[str] = field(default_factory=list)
 
 
-def warm_up(libraries: Iterable[str] = (), *, exports: bool = False) -> None:
+def warm_up(libraries: Iterable[str] = ()) -> None:
     """Import what every child needs, in one thread, so that a fork costs milliseconds.
 
-    ``libraries``: of :data:`edp_fx.coverage.zoos.ZOOS`. ``exports``: whether the children will write ONNX files, whose
-    exporter compiles its functions when it is first used.
+    ``libraries``: of :data:`edp_fx.coverage.zoos.ZOOS`.
     """
     import timm  # noqa: F401
     import torch
@@ -47,10 +46,6 @@ def warm_up(libraries: Iterable[str] = (), *, exports: bool = False) -> None:
     torch.set_num_threads(1)
     for library in libraries:
         zoos.warm_up(library)
-    if exports:
-        from edp_fx.lowering.stages import onnx_stage
-
-        onnx_stage(torch.nn.Conv2d(3, 4, 3).eval(), torch.randn(2, 3, 8, 8))
     gc.freeze()  # a collection in a child passes over all this
 
 
@@ -176,7 +171,7 @@ def sweep(
     """
     stages = tuple(names)
     waiting = list(entries)[::-1]
-    warm_up({entry.zoo for entry in waiting if entry.zoo is not None}, exports="onnx" in stages)
+    warm_up({entry.zoo for entry in waiting if entry.zoo is not None})
     selector = selectors.DefaultSelector()
     running: dict[int, _Child] = {}
     try:
