@@ -74,4 +74,7 @@ def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
         model = get_model(name, pretrained=False, **options)
     except TypeError:
         model = get_model(name, pretrained=False)
+    for name, buffer in model.named_buffers():
+        if name.endswith(".index"):  # which channels CondenseNet learned to read; untrained, all read the first
+            buffer.copy_(torch.randperm(len(buffer)))
     return model, (torch.randn(2, 3, size, size),)
