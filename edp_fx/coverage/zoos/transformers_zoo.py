@@ -51,7 +51,8 @@ _MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "MobileNetV2ForImageClassification": ("MobileNetV2Config", {"depth_multiplier": 0.35, "image_size": 64}),
     "MobileViTForImageClassification": (
         "MobileViTConfig",
-        {"image_size": 64, "hidden_sizes": [32, 48, 64], "neck_hidden_sizes": [8, 16, 24, 32, 48, 64, 96],
+        # at 64 pixels the last attention has a single token, which queries and keys do not change
+        {"image_size": 128, "hidden_sizes": [32, 48, 64], "neck_hidden_sizes": [8, 16, 24, 32, 48, 64, 96],
          "num_attention_heads": 4},
     ),
     "PoolFormerForImageClassification": ("PoolFormerConfig", _STAGES),
@@ -85,5 +86,7 @@ def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
 
     config, options = _MODELS[name]
     model = getattr(transformers, name)(getattr(transformers, config)(**options, num_labels=4))
-    shape = (4, 3, 64, 64) if name.startswith("Vivit") else (3, 64, 64)
+    given = options.get("image_size", 64)
+    size = given[0] if isinstance(given, list) else given
+    shape = (4, 3, size, size) if name.startswith("Vivit") else (3, size, size)
     return model, (torch.randn(2, *shape),)
