@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -48,7 +49,13 @@ def layer_arguments(node: fx.Node) -> dict[str, Any]:
 
 
 def plain_kind(layer: nn.Module) -> str | None:
-    """The kind of a layer whose forward is torch's own, None for a subclass that computes something else."""
+    """The kind of a layer whose forward is torch's own, None for a subclass that computes something else.
+
+    None, too, for a parametrized layer: it has no weight of its own, and to read what it has instead may change it
+    (spectral norm in train mode).
+    """
+    if is_parametrized(layer):
+        return None
     for base, kind in PLAIN_TYPES.items():
         if isinstance(layer, base):
             own_conv = getattr(base, "_conv_forward", None)

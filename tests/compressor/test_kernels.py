@@ -225,3 +225,14 @@ def test_a_saved_state_with_separated_layers_is_taken_up() -> None:
     compressor, x = run(34)
     fresh, _ = run(0)
     check_taken_up(compressor, fresh, x, "separate")
+
+
+def test_spectral_norm_is_left_as_it_is() -> None:
+    norm = nn.utils.parametrizations.spectral_norm
+    gm = edp_fx.trace(nn.Sequential(norm(nn.Conv2d(3, 8, 3)), nn.Conv2d(8, 8, 3)), torch.randn(2, 3, 8, 8)).train()
+    before = copy.deepcopy(gm.state_dict())
+    assert [one.name for one in find_kernels(gm)] == ["1"]
+    InsertPairs(form="kernels", rank=1, layers=("1",))(gm)
+    for key, value in gm.state_dict().items():
+        if key.startswith("0."):
+            assert torch.equal(value, before[key]), key
