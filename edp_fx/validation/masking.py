@@ -29,10 +29,14 @@ def random_keep(
 ) -> dict[int, np.ndarray]:
     """A random keep-set: about ``share`` of the elements of prunable groups, at least one, at least one gone.
 
+    Groups of one size keep different numbers of elements as long as there are any: one that should be tied to another
+    would not be seen where both keep as many.
+
     ``groups``: the share of the groups that lose elements; what is tied to none of them must not notice.
     """
     rng = np.random.default_rng(seed)
     keep = {}
+    taken: dict[int, set[int]] = {}
     for group in graph.prunable:
         if (exact_only and not group.exact) or (groups < 1 and rng.random() >= groups):
             continue
@@ -40,8 +44,22 @@ def random_keep(
         kept[rng.integers(group.size)] = True
         if kept.all():
             kept[(np.flatnonzero(kept)[0] + 1) % group.size] = False
+        number, numbers = int(kept.sum()), taken.setdefault(group.size, set())
+        free = next((one for one in _outwards(number, group.size) if one not in numbers), number)
+        numbers.add(free)
+        if free != number:
+            changed = rng.choice(np.flatnonzero(kept == (free < number)), abs(free - number), replace=False)
+            kept[changed] = free > number
         keep[group.id] = kept
     return keep
+
+
+def _outwards(middle: int, end: int) -> Iterator[int]:
+    """The numbers from 1 below ``end``, those nearest to ``middle`` first."""
+    for distance in range(end):
+        for one in dict.fromkeys((middle - distance, middle + distance)):
+            if 0 < one < end:
+                yield one
 
 
 def zero_members(gm: fx.GraphModule, graph: ChannelGraph, keep: dict[int, np.ndarray], roles: tuple[str, ...]) -> None:
@@ -84,14 +102,15 @@ class Masked(TorchDispatchMode):
         plan = self.plan.get(key)
         if plan is None:
             return func(*args, **kwargs)
-        x: Tensor = args[0]
+        packet = func.overloadpacket
+        first = 1 if packet in (aten.addmm, aten.baddbmm) else 0
+        x: Tensor = args[first]
         for one in plan:
             ((axis, kept),) = one.items()
             index = torch.from_numpy(kept)
             if x.ndim <= axis or int(kept.max()) >= x.shape[axis]:
                 continue
             picked = x.index_select(axis, index)
-            packet = func.overloadpacket
             if packet is aten.native_layer_norm:
                 inner = axis - x.ndim  # of several normalised axes maybe
                 last = [a.index_select(inner, index) if isinstance(a, Tensor) else a for a in args[2:4]]
@@ -101,13 +120,16 @@ class Masked(TorchDispatchMode):
                 vectors = [a.index_select(0, index) if isinstance(a, Tensor) else a for a in args[1:3]]
                 out = func(picked, *vectors, args[3], len(kept), *args[5:])
                 return (scatter(x, out[0], axis, index), *out[1:])
-            if packet in (aten.bmm, aten.mm):
-                return func(picked, args[1].index_select(-2, index))
+            if packet in (aten.bmm, aten.mm, aten.addmm, aten.baddbmm):
+                right = args[first + 1].index_select(-2, index)
+                return func(*args[:first], picked, right, *args[first + 2 :], **kwargs)
+            if packet is aten.convolution and axis == 1:
+                return func(picked, args[1].index_select(0 if args[6] else 1, index), *args[2:])
             out = func(picked, *args[1:], **kwargs)
-            first = tensors_of(out)[0]
-            if first.shape != picked.shape:
+            result = tensors_of(out)[0]
+            if result.shape != picked.shape:
                 return out
-            return scatter(x, out, axis, index) if out is first else (scatter(x, first, axis, index), *out[1:])
+            return scatter(x, out, axis, index) if out is result else (scatter(x, result, axis, index), *out[1:])
         return func(*args, **kwargs)
 
 

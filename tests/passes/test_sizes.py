@@ -155,3 +155,38 @@ def test_heads_go_and_the_batch_stays_free() -> None:
         optimizer.step()
         compressor.step()
     assert compressor.finish()(torch.randn(5, 7, 5)).shape == (5, 4)
+
+
+class _AsAnother(nn.Module):
+    """A scale by itself stretched to the shape of what comes in, of which other channels may go than of the result."""
+
+    def __init__(self, stretched: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stretched = stretched
+        self.first, self.second, self.read = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+        self.scale = nn.Parameter(torch.rand(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        return self.read(self.second(x) * self.stretched(self.scale, x))
+
+
+@pytest.mark.parametrize(
+    "stretched",
+    [
+        lambda scale, x: scale.view(1, 8, 1, 1).expand_as(x),
+        lambda scale, x: scale.view(1, 8, 1, 1).expand(x.shape[0], 8, 4, 4).reshape_as(x),
+        lambda scale, x: scale.view(1, 8, 1, 1).expand(x.shape[0], 8, 4, 4).contiguous().view_as(other=x),
+    ],
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_shape_of_another_tensor_is_none_where_it_lost_others(
+    stretched: Callable[[Tensor, Tensor], Tensor], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    graph = analyze(trace(_AsAnother(stretched).double().eval(), x), x)
+    keep = random_keep(graph, seed)
+    assert len({int(kept.sum()) for kept in keep.values()}) == len(keep) == 2  # or nothing would be seen
+    other = (torch.randn(3, 3, 4, 4, dtype=torch.float64),)
+    assert difference(masked_run(graph.gm, graph, keep, other), pruned_run(graph.gm, graph, keep, other)) < 1e-9

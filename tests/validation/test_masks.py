@@ -115,3 +115,40 @@ def test_sizes_that_are_tried_and_do_not_run_print_nothing(capfd: pytest.Capture
     gm = edp_fx.trace(timm.create_model("test_vit"), x)  # its embeddings of places are of one size of image
     assert edp_fx.analyze(edp_fx.insert(gm), x).unproved is None
     assert capfd.readouterr().err == ""
+
+
+class Standardised(nn.Conv2d):
+    """A weight whose dead slices are not zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class Centred(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight - self.weight.mean(1, keepdim=True), self.bias)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_products_of_what_is_not_zero_when_dead_are_over_the_kept(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.Sigmoid(), Standardised(8, 6, 3, padding=1), nn.Sigmoid(), nn.Flatten(2),
+        nn.AdaptiveAvgPool1d(1), nn.Flatten(), Centred(6, 4), nn.Tanh(), nn.Linear(4, 2),
+    ).double()  # fmt: skip
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    graph = analyze(edp_fx.trace(model, x), x)
+    assert {"0", "2"} <= {name for group in graph.prunable for name in group.producers}
+    keep = masking.random_keep(graph, seed)
+    other = (torch.randn(3, 3, 6, 6, dtype=torch.float64),)
+    masked, pruned = masking.masked_run(graph.gm, graph, keep, other), masking.pruned_run(graph.gm, graph, keep, other)
+    assert masking.difference(masked, pruned) < 1e-9
+
+
+def test_groups_of_one_size_keep_different_numbers() -> None:
+    layers = [nn.Conv2d(3 if number == 0 else 8, 8, 1) for number in range(7)]
+    graph = analyze(edp_fx.trace(nn.Sequential(*layers), IMAGE), IMAGE)
+    for seed in range(5):
+        keep = masking.random_keep(graph, seed)
+        assert sorted(int(kept.sum()) for kept in keep.values()) == sorted({int(kept.sum()) for kept in keep.values()})

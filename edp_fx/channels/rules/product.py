@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 
 
-def contract(sweep: Sweep, left: Factor | None, right: Factor | None, reason: str) -> None:
-    """Two operands are summed over one axis: tie its labels; an unlabelled side fixes the other."""
+def contract(sweep: Sweep, left: Factor | None, right: Factor | None, reason: str, axis: int = -1) -> None:
+    """Two operands are summed over one axis, ``axis`` of the first: tie its labels; an unlabelled side fixes the
+    other."""
     if left is not None and right is not None:
         sweep.tie(left.atoms.ravel(), right.atoms.ravel())
         if not left.zero and not right.zero:
-            sweep.ledger.mark_inexact(sweep.where, left.atoms, "a product of two values that are not 0 when dead", -1)
+            sweep.ledger.mark_inexact(sweep.where, left.atoms, "a product of two values that are not 0 when dead", axis)
         elif not left.zero or not right.zero:
             sweep.ledger.mark_unzeroed(sweep.where, left.atoms if not left.zero else right.atoms)
     elif left is not None or right is not None:
@@ -180,7 +181,7 @@ def convolution(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) ->
     w_out, w_in = _weight_axis(sweep, weight, axis_out), _weight_axis(sweep, weight, axis_in)
     if groups == 1:
         if x.shape[1] > 1:
-            contract(sweep, channel, w_in, "convolved with an operand of fixed size")
+            contract(sweep, channel, w_in, "convolved with an operand of fixed size", axis=1)
         made = w_out
         ins: tuple[Factor | None, int] = (w_in if channel is not None else None, x.shape[1])
     else:

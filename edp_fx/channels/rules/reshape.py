@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edp_fx.channels.labels import Factor, compress, run_on, vector, without_wildcards
 from edp_fx.channels.rules.registry import rule
-from edp_fx.channels.rules.sizes import NodeSizes, output_shape, right_sizes
+from edp_fx.channels.rules.sizes import NodeSizes, another_shape, output_shape, right_sizes
 
 if TYPE_CHECKING:
     from edp_fx.channels.sweep import Sweep
@@ -33,6 +33,8 @@ def unflattened(sizes: NodeSizes) -> None:
 
 
 @rule(aten.view, aten._unsafe_view, aten.reshape, sizes=output_shape)
+@rule(aten.view_as, sizes=another_shape("view"))
+@rule(aten.reshape_as, sizes=another_shape("reshape"))
 @rule(aten.unflatten, sizes=unflattened, calls=(nn.Unflatten,))
 @rule(
     aten.squeeze,
@@ -136,6 +138,7 @@ def repeats(sizes: NodeSizes) -> None:
 
 
 @rule(sizes=repeats, calls=("repeat_interleave", torch.repeat_interleave))
+@rule(aten.expand_as, sizes=another_shape("expand"), births=True)
 @rule(aten.expand, sizes=output_shape, calls=("broadcast_to", torch.broadcast_to), births=True)
 def expand(sweep: Sweep, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
     """A stretched axis gets labels of its own: its entries are all alike, so its length can follow what it meets."""

@@ -141,6 +141,26 @@ def output_shape(sizes: NodeSizes) -> None:
     # else a view as another type
 
 
+def another_shape(method: str) -> Callable[[NodeSizes], None]:
+    """The shape of another tensor, which may have lost what this one keeps: ``x.expand_as(y)`` becomes ``x.expand(…)``,
+    by ``method`` and sizes."""
+
+    def repair(sizes: NodeSizes) -> None:
+        other, (right,) = sizes.get(1, "other"), sizes.after
+        shape = tuple(sizes.now(other).shape)
+        if shape == right or not isinstance(other, fx.Node):
+            return
+        given: list[Any] = list(right)
+        with sizes.node.graph.inserting_before(sizes.node):
+            for axis, size in enumerate(shape):
+                if size == right[axis]:  # the batch among them
+                    given[axis] = made = sizes.node.graph.call_method("size", (other, axis))
+                    made.meta["val"] = sizes.values[made] = size
+        sizes.node.target, sizes.node.args, sizes.node.kwargs = method, (sizes.tensor, *given), {}
+
+    return repair
+
+
 def last_axes(place: int, name: str) -> Callable[[NodeSizes], None]:
     """The sizes of the result's last axes: ``F.layer_norm(x, (64,))``."""
 
