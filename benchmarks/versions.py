@@ -59,7 +59,7 @@ def checks(gm: Any, inputs: Any) -> Iterator[Timed]:
     def onto(change: Callable[[Any], Any]) -> None:
         change(copies[-1])
 
-    yield "analysis", seconds(lambda: analyze(gm, inputs), times=5)
+    yield "analysis", seconds(lambda: analyze(gm, inputs), times=20)
     checked = seconds(lambda: edp_fx.analyze(gm, inputs), times=4)
     for start, times in (("identity", 4), ("spectral", 2)):
         bare = InsertPairs(start=start)

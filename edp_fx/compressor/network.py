@@ -130,7 +130,14 @@ class Network:
         before.undo.restore()
         guilty = blame(self.gm, inputs, pieces, change)
         if guilty:
-            names = {one: one if isinstance(one, str) else f"{one.kind}s of {one.name}" for one in guilty}
+            names = {
+                one: one
+                if isinstance(one, str)
+                else f"the {one.kind} of {one.name}"
+                if one.size == 1
+                else f"{one.kind}s of {one.name}"
+                for one in guilty
+            }
             named = ", ".join(f"{names[one]} ({by:.1e})" for one, by in list(guilty.items())[:5])
             raise RemovalError(
                 f"removing what is zero changed the outputs: {named}, relative; the network is as it was. "

@@ -42,10 +42,49 @@ def empty_again(value: Any) -> Any:
     return value
 
 
+def _flat(value: Any) -> list[Tensor]:
+    """The tensors in nested tuples and lists, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [one for inner in value for one in _flat(inner)] if type(value) in (tuple, list) else []
+
+
+class _Remembered:
+    """What a call gave, and which of its tensors show the memory of which operand, and from where on.
+
+    Args:
+        result: what it gave.
+        operands: its tensors, in order.
+    """
+
+    def __init__(self, result: Any, operands: list[Tensor]) -> None:
+        self.result = result
+        memory = {one.untyped_storage()._cdata: place for place, one in enumerate(operands)}
+        self._shown: dict[int, tuple[int, int]] = {}
+        for one in _flat(result):
+            place = memory.get(one.untyped_storage()._cdata)
+            if place is not None:
+                self._shown[id(one)] = (place, int(one.storage_offset() - operands[place].storage_offset()))
+
+    def again(self, operands: list[Tensor]) -> Any:
+        """The same for other operands of the same shapes and strides."""
+        return self._again(self.result, operands) if self._shown else empty_again(self.result)
+
+    def _again(self, value: Any, operands: list[Tensor]) -> Any:
+        if type(value) in (tuple, list):
+            return type(value)(self._again(one, operands) for one in value)
+        if id(value) not in self._shown:
+            return empty_again(value)
+        place, offset = self._shown[id(value)]
+        source = operands[place]
+        return source.as_strided(value.shape, value.stride(), source.storage_offset() + offset)
+
+
 class ShapeMode(TorchFunctionMode):
     """Takes every tensor that meets an op, and every device argument, to the meta device.
 
-    What a call gave is remembered by its arguments' shapes, so a network's repeated blocks cost one. Fake tensors
+    What a call gave is remembered by its arguments' shapes, so a network's repeated blocks cost one; views are views of
+    the arguments at hand. Fake tensors
     would do the same several times slower; all they add is the device, which is known: that of the inputs.
     """
 
@@ -53,7 +92,7 @@ class ShapeMode(TorchFunctionMode):
         super().__init__()
         self.device = device
         self._metas: dict[int, tuple[Tensor, Tensor]] = {}
-        self._results: dict[Any, Any] = {}
+        self._results: dict[Any, _Remembered] = {}
 
     @cached_property
     def _fakes(self) -> FakeTensorMode:
@@ -99,12 +138,12 @@ class ShapeMode(TorchFunctionMode):
             try:
                 key = (func, call_key(args), *((k, call_key(v)) for k, v in kwargs.items()))
                 if key in self._results:
-                    return empty_again(self._results[key])
+                    return self._results[key].again(_flat((args, tuple(kwargs.values()))))
             except TypeError:
                 key = None
             result = self._call(func, name, args, kwargs)
         if key is not None and (not name.endswith("_") or name.endswith("__")):
-            self._results[key] = result
+            self._results[key] = _Remembered(result, _flat((args, tuple(kwargs.values()))))
         return result
 
     @staticmethod

@@ -16,8 +16,10 @@ from torch import Tensor, fx, nn
 from edp_fx import trace
 from edp_fx.errors import ModelError, PassError, TraceError
 from edp_fx.frontend import propagate
+from edp_fx.frontend.aliases import Aliases
 from edp_fx.frontend.running import GraphRunner
 from edp_fx.inputs import randomize_
+from edp_fx.leaves import tensors_of
 from edp_fx.validation.compare import difference, run
 
 MODELS = [
@@ -419,3 +421,33 @@ def test_no_grad_and_random_numbers_survive() -> None:
     torch.manual_seed(0)
     first = graph(torch.ones(1, 8))
     assert (graph(torch.ones(1, 8)) - first).abs().max() > 1e-3
+
+
+class WritesIntoViews(nn.Module):
+    """Two views alike, each of other memory, changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.one, self.two):
+            x = layer(x)
+            x.flatten(2).relu_()
+            x.chunk(2, 1)[1].mul_(0.5)
+        return x
+
+
+def test_views_alike_show_each_its_own_memory() -> None:
+    graph = trace(WritesIntoViews(), torch.randn(2, 3, 4, 4))
+    memory = {
+        node.name: tensors_of(node.meta["val"])[-1].untyped_storage()._cdata
+        for node in graph.graph.nodes
+        if tensors_of(node.meta["val"])
+    }
+    assert memory["flatten"] == memory["chunk"] == memory["one"]
+    assert memory["flatten_1"] == memory["chunk_1"] == memory["two"] != memory["one"]
+    views = [node for node in graph.graph.nodes if node.target == "chunk"]
+    offsets = [[part.storage_offset() for part in node.meta["val"]] for node in views]
+    assert offsets == [[0, 48], [0, 48]]
+    assert Aliases(graph).seen_after(next(node for node in graph.graph.nodes if node.name == "relu__1"))
