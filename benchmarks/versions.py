@@ -59,7 +59,8 @@ def checks(gm: Any, inputs: Any) -> Iterator[Timed]:
     def onto(change: Callable[[Any], Any]) -> None:
         change(copies[-1])
 
-    yield "analysis", seconds(lambda: analyze(gm, inputs), times=20)
+    for _ in range(9):  # it is short: several turns
+        yield "analysis", seconds(lambda: analyze(gm, inputs))
     checked = seconds(lambda: edp_fx.analyze(gm, inputs), times=4)
     for start, times in (("identity", 4), ("spectral", 2)):
         bare = InsertPairs(start=start)
