@@ -16,13 +16,14 @@ def freeze_opaque_leaves(gm: fx.GraphModule, sweep: Sweep) -> None:
     """Freeze what opaque modules of the user's own read, make and work on inside.
 
     Free are modules that own no parameters and give back the shape they are given, torch.nn's own parameterless
-    ones, layers of :data:`RESIZABLE`, and everywhere the rank axes of pairs, which no code outside the pair sees. What
-    could only be run with data freezes what it touches too, be it a module or a function.
+    ones, layers of :data:`RESIZABLE` (of a class of the user's own those that make one tensor of one), and everywhere
+    the rank axes of pairs, which no code outside the pair sees. What could only be run with data freezes what it
+    touches too, be it a module or a function.
     """
     for node in gm.graph.nodes:
         reason = sweep.not_run.get(node.name, "inside a module that was not traced")
         module = submodule(gm, node.target) if node.op == "call_module" else None
-        free = module is None or isinstance(module, RESIZABLE) or _sizes_follow(node, module, sweep)
+        free = module is None or _resizable(node, module, sweep) or _sizes_follow(node, module, sweep)
         if free and node.name not in sweep.not_run:
             continue
         where = Where(node.name, str(node.target) if module is None else type(module).__name__)
@@ -38,6 +39,13 @@ def freeze_opaque_leaves(gm: fx.GraphModule, sweep: Sweep) -> None:
                 for axis, atoms in axes.items():
                     if (parameter, axis) not in ranks:
                         sweep.ledger.freeze(where, atoms, reason)
+
+
+def _resizable(node: fx.Node, module: nn.Module, sweep: Sweep) -> bool:
+    """What parts of its weight a class of the user's own makes several tensors of, its code counts by itself."""
+    own = not type(module).__module__.startswith(("torch.", "edp_fx."))
+    several = len(node.all_input_nodes) != 1 or len(sweep.outputs.get(node.name, ())) != 1
+    return isinstance(module, RESIZABLE) and not (own and several)
 
 
 def _sizes_follow(node: fx.Node, module: nn.Module, sweep: Sweep) -> bool:
