@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from edp_fx.channels import ChannelGraph
 from edp_fx.channels.rules.registry import REGISTRY
-from edp_fx.channels.rules.sizes import Masks, NodeSizes, Shape, first_argument, pruned_shape
+from edp_fx.channels.rules.sizes import Masks, NodeSizes, Shape, each_of, first_argument, pruned_shape
 from edp_fx.errors import PassError, one_line
 from edp_fx.frontend.normal_form import remove_dead_code
 from edp_fx.frontend.random_run import run_on_random
@@ -129,9 +129,7 @@ class Repairer(GraphRunner):
         graph = user.graph
         with graph.inserting_before(user):
             if isinstance(old, tuple):
-                parts = [graph.call_function(operator.getitem, (number, place)) for place in range(len(old))]
-                for part, now in zip(parts, self.env[number], strict=True):
-                    self._gives(part, now)
+                parts = each_of(number, user, self.env)
                 return tuple(part if self.env[part] == then else then for part, then in zip(parts, old, strict=True))
             if any(isinstance(self.scalars.get(one.name), (int, float)) for one in number.all_input_nodes):
                 made = graph.node_copy(number, lambda one: self._before_pruning(one, user))

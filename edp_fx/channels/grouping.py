@@ -83,21 +83,21 @@ def _signatures(axes: list[np.ndarray], frozen: Mapping[int, Mark]) -> dict[tupl
     touching = coo_matrix((np.ones(roots.size, dtype=bool), (roots, of_axis))).tocsr()
     places, bounds = touching.indices.astype(np.int32, copy=False), touching.indptr
     components = np.flatnonzero(np.diff(bounds))
-    still = np.zeros(touching.shape[0], dtype=bool)
-    still[[one for one in frozen if one < still.size]] = True
+    is_frozen = np.zeros(touching.shape[0], dtype=bool)
+    is_frozen[[one for one in frozen if one < is_frozen.size]] = True
     signatures: dict[tuple[bool, bytes], list[int]] = defaultdict(list)
-    for run in np.split(components, 1 + np.flatnonzero(_changes(components, places, bounds, still))):
+    for run in np.split(components, 1 + np.flatnonzero(_changes(components, places, bounds, is_frozen))):
         if run.size:
             one = int(run[0])
-            signatures[bool(still[one]), places[bounds[one] : bounds[one + 1]].tobytes()] += run.tolist()
+            signatures[bool(is_frozen[one]), places[bounds[one] : bounds[one + 1]].tobytes()] += run.tolist()
     return signatures
 
 
-def _changes(components: np.ndarray, places: np.ndarray, bounds: np.ndarray, still: np.ndarray) -> np.ndarray:
+def _changes(components: np.ndarray, places: np.ndarray, bounds: np.ndarray, is_frozen: np.ndarray) -> np.ndarray:
     """Whether each component but the first has another signature than the one before it, as few have."""
     before, after = components[:-1], components[1:]
     sizes = np.diff(bounds)
-    changes: np.ndarray = (sizes[before] != sizes[after]) | (still[before] != still[after])
+    changes: np.ndarray = (sizes[before] != sizes[after]) | (is_frozen[before] != is_frozen[after])
     same = np.flatnonzero(~changes)
     width = sizes[after[same]]
     offsets = np.arange(width.sum()) - np.repeat(np.cumsum(width) - width, width)

@@ -42,7 +42,8 @@ def freeze_opaque_leaves(gm: fx.GraphModule, sweep: Sweep) -> None:
 
 
 def _resizable(node: fx.Node, module: nn.Module, sweep: Sweep) -> bool:
-    """What parts of its weight a class of the user's own makes several tensors of, its code counts by itself."""
+    """Whether the sizes of a layer follow its weight. A class of the user's own that takes or makes several tensors
+    cuts its weight by numbers in its code."""
     own = not type(module).__module__.startswith(("torch.", "edp_fx."))
     several = len(node.all_input_nodes) != 1 or len(sweep.outputs.get(node.name, ())) != 1
     return isinstance(module, RESIZABLE) and not (own and several)

@@ -54,11 +54,12 @@ class _Remembered:
 
     Args:
         result: what it gave.
-        operands: its tensors, in order.
+        given: its arguments.
     """
 
-    def __init__(self, result: Any, operands: list[Tensor]) -> None:
+    def __init__(self, result: Any, given: Any) -> None:
         self.result = result
+        operands = _flat(given)
         memory = {one.untyped_storage()._cdata: place for place, one in enumerate(operands)}
         self._shown: dict[int, tuple[int, int]] = {}
         for one in _flat(result):
@@ -66,9 +67,9 @@ class _Remembered:
             if place is not None:
                 self._shown[id(one)] = (place, int(one.storage_offset() - operands[place].storage_offset()))
 
-    def again(self, operands: list[Tensor]) -> Any:
-        """The same for other operands of the same shapes and strides."""
-        return self._again(self.result, operands) if self._shown else empty_again(self.result)
+    def again(self, given: Any) -> Any:
+        """The same for other arguments of the same shapes and strides."""
+        return self._again(self.result, _flat(given)) if self._shown else empty_again(self.result)
 
     def _again(self, value: Any, operands: list[Tensor]) -> Any:
         if type(value) in (tuple, list):
@@ -84,8 +85,8 @@ class ShapeMode(TorchFunctionMode):
     """Takes every tensor that meets an op, and every device argument, to the meta device.
 
     What a call gave is remembered by its arguments' shapes, so a network's repeated blocks cost one; views are views of
-    the arguments at hand. Fake tensors
-    would do the same several times slower; all they add is the device, which is known: that of the inputs.
+    the arguments at hand. Fake tensors would do the same several times slower; all they add is the device, which is
+    known: that of the inputs.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -138,12 +139,12 @@ class ShapeMode(TorchFunctionMode):
             try:
                 key = (func, call_key(args), *((k, call_key(v)) for k, v in kwargs.items()))
                 if key in self._results:
-                    return self._results[key].again(_flat((args, tuple(kwargs.values()))))
+                    return self._results[key].again((args, tuple(kwargs.values())))
             except TypeError:
                 key = None
             result = self._call(func, name, args, kwargs)
         if key is not None and (not name.endswith("_") or name.endswith("__")):
-            self._results[key] = _Remembered(result, _flat((args, tuple(kwargs.values()))))
+            self._results[key] = _Remembered(result, (args, tuple(kwargs.values())))
         return result
 
     @staticmethod

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import edp_fx
-from edp_fx.channels import analyze
+from edp_fx.channels import ChannelGraph, analyze
 from edp_fx.frontend import trace
 from edp_fx.validation.masking import difference, masked_run, pruned_run, random_keep
+
+
+def off(graph: ChannelGraph, keep: dict[int, np.ndarray], x: Tensor) -> float:
+    """How far the pruned network is from the masked one."""
+    return difference(masked_run(graph.gm, graph, keep, (x,)), pruned_run(graph.gm, graph, keep, (x,)))
 
 
 def _cleared(x: Tensor) -> Tensor:
@@ -82,8 +88,7 @@ def test_literal_sizes_follow(name: str, seed: int) -> None:
     graph = analyze(trace(Around(LITERALS[name]).double().eval(), x), x)
     keep = random_keep(graph, seed)
     assert any("make" in graph.group(one).producers for one in keep), graph.explain("make")
-    other = (torch.randn(3, 3, 4, 4, dtype=torch.float64),)
-    assert difference(masked_run(graph.gm, graph, keep, other), pruned_run(graph.gm, graph, keep, other)) < 1e-9
+    assert off(graph, keep, torch.randn(3, 3, 4, 4, dtype=torch.float64)) < 1e-9
 
 
 # of an image (batch, 8, 4, 4), which loses nothing, and the channels of what loses some of its 8
@@ -128,8 +133,7 @@ def test_what_loses_nothing_keeps_sizes_of_what_does(name: str, seed: int) -> No
     graph = analyze(trace(Borrows(BORROWED[name]).double().eval(), x), x)
     keep = random_keep(graph, seed)
     assert any("make" in graph.group(one).producers for one in keep), graph.explain("make")
-    other = (torch.randn(3, 8, 4, 4, dtype=torch.float64),)
-    assert difference(masked_run(graph.gm, graph, keep, other), pruned_run(graph.gm, graph, keep, other)) < 1e-9
+    assert off(graph, keep, torch.randn(3, 8, 4, 4, dtype=torch.float64)) < 1e-9
 
 
 def test_heads_go_and_the_batch_stays_free() -> None:
@@ -188,5 +192,4 @@ def test_the_shape_of_another_tensor_is_none_where_it_lost_others(
     graph = analyze(trace(_AsAnother(stretched).double().eval(), x), x)
     keep = random_keep(graph, seed)
     assert len({int(kept.sum()) for kept in keep.values()}) == len(keep) == 2  # or nothing would be seen
-    other = (torch.randn(3, 3, 4, 4, dtype=torch.float64),)
-    assert difference(masked_run(graph.gm, graph, keep, other), pruned_run(graph.gm, graph, keep, other)) < 1e-9
+    assert off(graph, keep, torch.randn(3, 3, 4, 4, dtype=torch.float64)) < 1e-9

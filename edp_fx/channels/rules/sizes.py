@@ -93,18 +93,18 @@ class NodeSizes:
                     return made
         return right
 
-    def each_of(self, several: fx.Node) -> tuple[fx.Node, ...]:
-        """The numbers of a node that gives a tuple of them, each as a node."""
-        graph, values = self.node.graph, self.values[several]
-        with graph.inserting_before(self.node):
-            made = tuple(graph.call_function(operator.getitem, (several, place)) for place in range(len(values)))
-        for one, value in zip(made, values, strict=True):
-            one.meta["val"] = self.values[one] = value
-        return made
-
     def call(self, function: Any, *args: Any) -> None:
         """Make the node a call of another function."""
         self.node.op, self.node.target, self.node.args, self.node.kwargs = "call_function", function, args, {}
+
+
+def each_of(several: fx.Node, user: fx.Node, values: dict[fx.Node, Any]) -> tuple[fx.Node, ...]:
+    """The numbers of a node that gives a tuple of them, each as a node before ``user``; ``values`` learns of them."""
+    with user.graph.inserting_before(user):
+        made = tuple(user.graph.call_function(operator.getitem, (several, k)) for k in range(len(values[several])))
+    for one, value in zip(made, values[several], strict=True):
+        one.meta["val"] = values[one] = value
+    return made
 
 
 def pruned_shape(shape: Shape, masks: Masks) -> Shape:
@@ -122,7 +122,7 @@ def right_sizes(sizes: NodeSizes, given: Any, right: Shape) -> Any:
     if isinstance(given, fx.Node):  # all at once: ``y.shape``
         if tuple(sizes.now(given)) == right:
             return given
-        given = sizes.each_of(given)
+        given = each_of(given, sizes.node, sizes.values)
     new = tuple(
         size if sizes.now(size) in (wanted, -1) else sizes.product(size, wanted)
         for size, wanted in zip(given, right, strict=True)
