@@ -2,14 +2,16 @@
 
     python -m benchmarks.analysis [--models resnet50,…] [--out FILE.csv]
 
-For each network: trace once, then the median over several analyses, in seconds of processor time (on one thread the
-wall clock of an idle machine; it does not count what others do). Rows in the file are kept, so the script goes on where
-it stopped. ``python -m benchmarks.document`` draws them.
+For each network: trace once, then the median over several analyses, without their proof and with it (``analyze``
+proves unless told ``check=False``), in seconds of processor time (on one thread the wall clock of an idle machine; it
+does not count what others do). Rows in the file are kept, so the script goes on where it stopped. ``python -m
+benchmarks.document`` draws them.
 """
 
 from __future__ import annotations
 
 import statistics
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,23 +27,25 @@ MODELS = (
     "swin_tiny_patch4_window7_224,swin_base_patch4_window7_224,davit_tiny,maxvit_tiny_tf_224,nfnet_f0,coatnet_0_rw_224,"
     "xcit_tiny_12_p16_224,volo_d1_224,levit_256,mobilevitv2_100,cait_s24_224,inception_v4,dpn92,hiera_tiny_224,tresnet_m"
 )
-COLUMNS = ("model", "nodes", "params", "groups", "seconds", "torch")
+COLUMNS = ("model", "nodes", "params", "groups", "seconds", "proved_seconds", "torch")
 
 
 def measure(name: str, repeats: int) -> dict[str, object]:
     """The row of one network."""
     loaded = load_model(name)
     gm = edp_fx.trace(loaded.model, loaded.example_inputs)
-    seconds = []
-    for _ in range(repeats + 1):
-        graph, spent = timed(edp_fx.analyze, gm, loaded.example_inputs)
-        seconds.append(spent)
+    seconds: dict[bool, list[float]] = {}
+    for check in (False, True):  # not in turns: what a proof leaves behind is collected in the next analysis
+        for _ in range(repeats + 1):
+            graph, spent = timed(partial(edp_fx.analyze, gm, loaded.example_inputs, check=check))
+            seconds.setdefault(check, []).append(spent)
     return {
         "model": name,
         "nodes": len(gm.graph.nodes),
         "params": sum(p.numel() for p in gm.parameters()),
         "groups": len(graph.groups),
-        "seconds": round(statistics.median(seconds[1:]), 4),
+        "seconds": round(statistics.median(seconds[False][1:]), 4),
+        "proved_seconds": round(statistics.median(seconds[True][1:]), 4),
         "torch": torch.__version__,
     }
 

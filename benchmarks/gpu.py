@@ -8,7 +8,7 @@ Sections (``--sections``), each with its seconds:
 ``latency``  networks at 224 pixels in half precision, dense, uniformly thinner, by Torch-Pruning, by a budget of MACs
              and by budgets of time for this very card, at batch 64, 1 and 8, in CUDA graphs and compiled, in turns
 ``device``   the numbers of this card, fitted to layers measured on it; the file stands beside the rows
-``training`` a training step of the dense and the compressed network, and what a removal takes
+``training`` a training step of the dense and the compressed network, plain and compiled, and what a removal takes
 ``tests``    the tests marked gpu
 
 A row has the card's name, what was measured, and for networks compressed for time what was asked, predicted and
@@ -41,6 +41,7 @@ from edp_fx.errors import one_line
 from edp_fx.latency import make_runtime
 from edp_fx.latency.benchmark import bench_models
 from edp_fx.passes.prune import prune
+from edp_fx.train.compiled import Compiled
 
 NETWORKS = (
     "resnet50", "vit_small_patch16_224", "mobilenetv2_100", "convnext_tiny", "efficientnet_b0", "regnetx_032",
@@ -192,18 +193,20 @@ def measured_device(rows: Rows, left: Callable[[], float]) -> None:
 
 
 def training(rows: Rows, left: Callable[[], float]) -> None:
-    """Steps of ResNet-50 dense and at half of its time, and a removal."""
+    """Steps of ResNet-50 dense and at half of its time, as they are and compiled, and a removal."""
     name, side, batch = ("resnet18", 64, 2) if rows.small else ("resnet50", 224, 64)
     where = torch.device("cpu" if rows.card == "cpu" else "cuda")
-    for what in ("dense", "time 0.5", "MACs 0.5"):
-        if left() <= 0:
-            return
-        network: nn.Module = dense(name)
-        if what == "MACs 0.5":
-            network = by_norm(name, 0.5)
-        elif what != "dense":
-            network, _ = by_time(name, 0.5, device_of(rows.card), batch)
-        rows.add("training", network=name, what=what, batch=batch, **_steps(network.to(where), side, batch, where))
+    made = {"dense": edp_fx.trace(dense(name), IMAGES)}
+    made["time 0.5"], _ = by_time(name, 0.5, device_of(rows.card), batch)
+    made["MACs 0.5"] = by_norm(name, 0.5)
+    for compiled in (False, True):
+        for what, graph in made.items():
+            if left() <= 0:
+                return
+            graph.to(where).train()
+            network = Compiled(graph, graph, captured=True) if compiled else graph
+            steps = _steps(network, side, batch, where)
+            rows.add("training", network=name, what=what, batch=batch, compiled=compiled, **steps)
     gm = edp_fx.trace(dense(name).train(), IMAGES).to(where)
     optimizer = torch.optim.SGD(gm.parameters(), lr=1e-3)
     when: dict[str, Any] = {"total_steps": 8, "start": 0.1, "end": 0.9, "decisions": 4, "removals": 2}

@@ -8,7 +8,8 @@ machine's processor under onnxruntime, by ``edp_fx.compress(…, latency=0.5, ru
 each network and seed; rows in the file are kept. ``again``: the end network timed anew against the dense one, in turns.
 Beside it the network that a budget of MACs leaves which measures as long: what it keeps, and how far the outputs of
 either are from those of the dense network, on images that no one saw (mean square, over the variance of the dense
-network's). FOLDER holds photographs; without it the images are noise.
+network's; and for how many images both say the same class). FOLDER holds photographs; without it the images are noise.
+``lite0`` is EfficientNet-Lite0 with its ImageNet weights, of the packages that ``benchmarks.without_training`` names.
 
 ``predicted``: what half of the time on a device that is not here leaves, for devices and batches; at batch 1 with whole
 branches, chosen by gradients of a few steps on random images.
@@ -17,6 +18,7 @@ branches, chosen by gradients of a few steps on random images.
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import time
 import warnings
@@ -31,21 +33,22 @@ from torch import Tensor, fx, nn
 
 import edp_fx
 from benchmarks.rows import read, write
-from benchmarks.without_training import decoded
+from benchmarks.without_training import decoded, load
+from edp_fx.compressor.reconstruction import Reconstruction
 from edp_fx.cost import load_device
 from edp_fx.inputs import randomize_
 from edp_fx.latency import Meter, make_runtime
 from edp_fx.latency.runtimes import cpu_name
 
 MEASURED = ("resnet18", "mobilenetv2_100", "vit_tiny_patch16_224", "resnet50")
-SEEN = 64  # images that say what matters
+SEEN, JUDGED = 64, 128  # images that say what matters, and others by which it is judged
 TRIES, ALIKE = 4, 0.02  # of a budget of MACs to measure as long: how often, and how near is near enough
 PREDICTED = ("resnet50", "mobilenetv2_100", "convnext_tiny", "regnetx_032", "vit_small_patch16_224")
 COLUMNS = {
     "measured": (
         "network", "seed", "asked", "predicted", "measured", "again", "missed", "dense_ms", "compressed_ms", "macs",
-        "params", "error", "by_macs_time", "by_macs_macs", "by_macs_params", "by_macs_error", "seconds",
-        "by_macs_seconds", "images", "cpu", "torch",
+        "params", "error", "alike", "by_macs_time", "by_macs_macs", "by_macs_params", "by_macs_error", "by_macs_alike",
+        "seconds", "images", "cpu", "torch",
     ),
     "predicted": (
         "network", "device", "runtime", "batch", "kinds", "asked", "predicted", "speedup", "macs", "params", "dense_ms",
@@ -59,10 +62,7 @@ IMAGES = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
 def made(name: str, seed: int) -> fx.GraphModule:
     """A network of random weights, as a graph."""
-    torch.manual_seed(seed)
-    model = timm.create_model(name).eval()
-    randomize_(model, seed)
-    return edp_fx.trace(model, IMAGES)
+    return edp_fx.trace(created(name, seed), IMAGES)
 
 
 def kinds_of(name: str) -> tuple[str, ...]:
@@ -71,21 +71,23 @@ def kinds_of(name: str) -> tuple[str, ...]:
 
 
 def pictures(folder: Path | None, seed: int) -> tuple[Tensor, Tensor]:
-    """Images that methods see, and others to judge by, [SEEN, 3, 224, 224] each."""
+    """Images that methods see [SEEN, 3, 224, 224], and others to judge by [JUDGED, 3, 224, 224]."""
     if folder is None:
-        images = torch.randn(2 * SEEN, 3, 224, 224, generator=torch.Generator().manual_seed(seed))
+        images = torch.randn(SEEN + JUDGED, 3, 224, 224, generator=torch.Generator().manual_seed(seed))
     else:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed))[: 2 * SEEN]
+        order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed))[: SEEN + JUDGED]
         images = torch.stack([decoded(paths[number], 224) for number in order.tolist()])
     return images[:SEEN], images[SEEN:]
 
 
 @torch.no_grad()
-def error(small: nn.Module, dense: nn.Module, images: Tensor) -> float:
-    """Mean square of what the outputs differ by, over the variance of the dense network's from image to image."""
+def judged(small: nn.Module, dense: nn.Module, images: Tensor) -> tuple[float, float]:
+    """Mean square of what the outputs differ by, over the variance of the dense network's from image to image; and the
+    share of the images of which both say the same class."""
     wanted, got = (torch.cat([one(part) for part in images.split(8)]) for one in (dense, small))
-    return float((got - wanted).square().mean() / (wanted - wanted.mean(0)).square().mean())
+    error = (got - wanted).square().mean() / (wanted - wanted.mean(0)).square().mean()
+    return round(float(error), 4), round(float((got.argmax(1) == wanted.argmax(1)).float().mean()), 4)
 
 
 def by_macs(
@@ -93,25 +95,35 @@ def by_macs(
 ) -> tuple[fx.GraphModule, float]:
     """What a budget of MACs leaves that measures ``share`` of the dense network's time, and what it does measure; the
     first try is ``macs``."""
-    best: tuple[float, fx.GraphModule, float] | None = None
+    weighed = Reconstruction.of(edp_fx.trace(copy.deepcopy(model), IMAGES), [(images,) for images, _ in seen])
+    method = edp_fx.Method.preset("one-shot", importance=weighed)
+    best: tuple[float, float, float] | None = None
     for _ in range(TRIES):
-        small = edp_fx.compress(model, seen, epochs=0, macs=macs)
-        measured = meter.compare(small).share
+        gm = edp_fx.trace(copy.deepcopy(model), IMAGES)
+        measured = meter.compare(edp_fx.Compressor(gm, IMAGES, method.changed(macs=macs)).finish()).share
         miss = abs(math.log(measured / share))
         if best is None or miss < best[0]:
-            best = miss, small, measured
+            best = miss, macs, measured
         if miss < ALIKE:
             break
         macs = min(0.99, macs * share / measured)
     assert best is not None
-    return best[1], best[2]
+    return edp_fx.compress(model, seen, epochs=0, macs=best[1]), best[2]
+
+
+def created(network: str, seed: int) -> nn.Module:
+    """A network of random weights, or ``lite0`` with its own."""
+    if network == "lite0":
+        return load(network)[0]
+    torch.manual_seed(seed)
+    model: nn.Module = timm.create_model(network).eval()
+    randomize_(model, seed)
+    return model
 
 
 def measured_row(network: str, seed: int, asked: float, folder: Path | None) -> dict[str, Any]:
     """Compress to a share of the time, and by MACs to as much, and measure."""
-    torch.manual_seed(seed)
-    model = timm.create_model(network).eval()
-    randomize_(model, seed)
+    model = created(network, seed)
     images, others = pictures(folder, seed)
     seen = [(part, torch.zeros(len(part), dtype=torch.long)) for part in images.split(8)]
     runtime = make_runtime("onnxruntime")
@@ -122,9 +134,9 @@ def measured_row(network: str, seed: int, asked: float, folder: Path | None) -> 
     meter = Meter(runtime, 1, edp_fx.trace(model, IMAGES), IMAGES)
     again = meter.compare(small)
     before, after = edp_fx.measure(model, IMAGES), edp_fx.measure(small, IMAGES)
-    started = time.perf_counter()
     other, other_time = by_macs(model, seen, meter, again.share, after.macs / before.macs)
     less = edp_fx.measure(other, IMAGES)
+    (error, alike), (other_error, other_alike) = (judged(one, model, others) for one in (small, other))
     return {
         "network": network,
         "seed": seed,
@@ -137,13 +149,14 @@ def measured_row(network: str, seed: int, asked: float, folder: Path | None) -> 
         "compressed_ms": round(again.small_ms, 3),
         "macs": round(after.macs / before.macs, 4),
         "params": round(after.params / before.params, 4),
-        "error": round(error(small, model, others), 4),
+        "error": error,
+        "alike": alike,
         "by_macs_time": round(other_time, 4),
         "by_macs_macs": round(less.macs / before.macs, 4),
         "by_macs_params": round(less.params / before.params, 4),
-        "by_macs_error": round(error(other, model, others), 4),
+        "by_macs_error": other_error,
+        "by_macs_alike": other_alike,
         "seconds": round(seconds, 1),
-        "by_macs_seconds": round(time.perf_counter() - started, 1),
         "images": "noise" if folder is None else "photographs",
         "cpu": cpu_name(),
         "torch": torch.__version__,

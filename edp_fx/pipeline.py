@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from edp_fx.checkpoint import check_saveable
 from edp_fx.compressor import Compressor, Method
+from edp_fx.compressor.method import FEW
 from edp_fx.errors import BudgetError, CheckpointError, TrainingError, UnreachableError
 from edp_fx.frontend import trace
 from edp_fx.inputs import copied, normalize
@@ -81,6 +82,8 @@ def compress(
     if method is None and recipe.epochs == 0:
         method = "truncate" if data is None else "one-shot"
     method = Method.of(method, **changes)
+    if recipe.compiled and method.removals is None:
+        method = method.changed(removals=FEW)  # each new shape is compiled
     task = Task(loss, metric)
     if runtime is not None and (method.budget is None or method.budget.metric != "latency"):
         raise BudgetError("a runtime serves a budget of latency only: give latency=, or leave runtime out")

@@ -15,7 +15,7 @@ SHARE = "share of the dense network, in (0, 1]"
 FIELDS = (
     "kinds, policy, importance, start, end, decisions, removals, floor, align, pairs, allow_inexact, strength, "
     "teacher, distill, temperature; epochs, optimizer, lr, weight_decay, warmup, label_smoothing, accumulate, "
-    "clip_grad, mixed_precision, ema, seed, deterministic"
+    "clip_grad, mixed_precision, ema, seed, deterministic, compiled"
 )
 BUDGET, METHOD, TRAINING, RESULT = "How small", "By which method", "Training", "Results"
 

@@ -17,6 +17,7 @@ from edp_fx.settings import Settings, bounded, near
 
 POLICIES = ("budget", "lambda")
 STARTS = ("identity", "spectral")
+FEW = 4  # removals of a run where every new shape has a price
 WITHOUT_TRAINING = ("budget", "kinds", "importance", "pairs", "floor", "align")
 
 
@@ -38,7 +39,7 @@ class Method(Settings):
         end: share of the run after which the budget is met, in (start, 1].
         decisions: how often the elements are ranked between the two.
         removals: how often what is zero is removed physically; None: after every decision on a processor, four times
-            on a GPU, which plans every new shape anew.
+            on a GPU, which plans every new shape anew, and where steps are compiled.
         floor: share of every group that stays in any case, in [0, 1]; lowered as far as the budget needs.
         align: keep a multiple of so many channels and ranks in every group of more; halved as far as the budget needs.
         pairs: how the two layers of a pair start where ranks may go: ``identity`` for random weights, ``spectral``
@@ -124,7 +125,7 @@ class Method(Settings):
 
     def schedule(self, total_steps: int, *, gpu: bool = False) -> Schedule:
         """When a run of ``total_steps`` optimiser steps decides and removes."""
-        removals = self.removals or (4 if gpu else self.decisions)
+        removals = self.removals or (FEW if gpu else self.decisions)
         return Schedule(total_steps, self.start, self.end, self.decisions, removals)
 
     def check_without_training(self) -> None:

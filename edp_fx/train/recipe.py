@@ -37,6 +37,8 @@ class Recipe(Settings):
         deterministic: the same seed gives the same bits on a GPU, too, in steps that take up to a quarter longer
             (docs/benchmarks.md), where nothing was multiplied on it before edp_fx was imported. Without it only a
             processor's runs repeat.
+        compiled: steps are compiled by torch, and on a GPU captured in CUDA graphs, anew for every shape that the
+            network takes; needs a C++ compiler, and on a GPU Triton. Pays where there are many steps of little work.
 
     Raises:
         TrainingError: a value is out of range; names the field.
@@ -57,6 +59,7 @@ class Recipe(Settings):
     ema: float = bounded(0.0, least=0, below=1)
     seed: int = bounded(0, least=0)
     deterministic: bool = True
+    compiled: bool = False
 
     @property
     def dtype(self) -> torch.dtype:

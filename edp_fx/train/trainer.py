@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from edp_fx.compressor.compressor import Compressor
 from edp_fx.errors import TrainingError, typed_line
 from edp_fx.extras import need
+from edp_fx.train.compiled import Compiled
 from edp_fx.train.deterministic import deterministic
 from edp_fx.train.distillation import Teacher
 from edp_fx.train.evaluate import evaluate
@@ -123,11 +124,15 @@ class Trainer:
         return self.accelerator.prepare_data_loader(loader)
 
     def _wrapped(self) -> nn.Module:
-        """DDP over the network where there are several processes; made anew whenever its shape changed."""
-        if self.accelerator.num_processes == 1:
-            return self.gm
-        devices = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(self.gm, device_ids=devices)
+        """What a step calls: the network, by DDP where there are several processes, compiled where the recipe says so;
+        made anew whenever its shape changed."""
+        network: nn.Module = self.gm
+        if self.accelerator.num_processes > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            network = nn.parallel.DistributedDataParallel(self.gm, device_ids=devices)
+        if not self.recipe.compiled:
+            return network
+        return Compiled(network, self.gm, captured=self.recipe.accumulate == 1)
 
     def _make_average(self) -> Any:
         if not self.recipe.ema:
@@ -242,7 +247,7 @@ class Trainer:
             yield placed(batch, self.device)
 
     def _forward_backward(self, inputs: tuple[Tensor, ...], targets: Any, group: int, synchronise: bool) -> Tensor:
-        hold = getattr(self.model, "no_sync", None)
+        hold = getattr(getattr(self.model, "network", self.model), "no_sync", None)
         with nullcontext() if synchronise or hold is None else hold():
             with mixed_precision(self.device.type, self.recipe.dtype):
                 outputs = floats(self.model(*inputs))
