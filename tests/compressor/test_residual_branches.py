@@ -44,7 +44,10 @@ def resnet20(x: Tensor) -> torch.fx.GraphModule:
     return edp_fx.trace(model.eval(), x)
 
 
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name.startswith(("swin", "mixer")) else name for name in TIMM],
+)
 def test_branches_of_parameters_zero_add_nothing(name: str) -> None:
     side = 224 if name.startswith(("vit", "deit", "swin", "mixer")) else 64
     x = torch.randn(2, 3, side, side)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,17 @@ class Typed(nn.Module):
         return self.head(y.mean((2, 3)))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("traced", [True, False])
+def combined() -> Iterator[Any]:
+    """Every type in every precision, traced and not; of those that are not slow each type and each precision is in
+    both."""
+    for i, dtype in enumerate((torch.bfloat16, torch.float16, torch.float64)):
+        for j, precision in enumerate(("fp32", "fp16", "bf16")):
+            for traced in (True, False):
+                marks = () if (i + j) % 3 == traced else pytest.mark.slow
+                yield pytest.param(traced, dtype, precision, marks=marks)
+
+
+@pytest.mark.parametrize(("traced", "dtype", "precision"), combined())
 def test_a_model_of_any_type_in_any_precision(traced: bool, dtype: torch.dtype, precision: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Typed()

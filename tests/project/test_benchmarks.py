@@ -205,7 +205,7 @@ def test_torch_pruning_is_given_the_same_floor_and_statistics() -> None:
             assert torch.allclose(norm.running_mean, conv(half.images).mean((0, 2, 3)), atol=1e-4)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.usefixtures("fashion_mnist")
 def test_a_run_that_fails_does_not_take_the_others_with_it(jobs: int) -> None:
     setting = Setting(epochs=1)

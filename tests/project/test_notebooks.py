@@ -28,6 +28,7 @@ def test_outputs_are_committed_and_name_no_machine(path: Path) -> None:
     assert not re.search(r"/(home|root|Users|tmp|work)/", path.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_in_small(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
