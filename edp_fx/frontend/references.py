@@ -8,9 +8,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 _PLAIN = (bool, int, float, str, Tensor, type(None))
+_EXACT = frozenset((*_PLAIN, nn.Parameter, torch.dtype, torch.device, torch.Size))
+_CONTAINERS = frozenset((list, set, dict, OrderedDict))
 _REFERRING = (nn.Module, types.MethodType, types.FunctionType, functools.partial, tuple)
 
 
@@ -24,15 +27,18 @@ def redirected(value: Any, copies: Mapping[int, nn.Module], seen: dict[int, Any]
         copies: the copy of each module, by the module's id.
         seen: what is done already, by id.
     """
-    if isinstance(value, _PLAIN):
+    kind = type(value)
+    if kind in _EXACT or isinstance(value, _PLAIN):
         return value
     if isinstance(value, nn.Module):
         return copies.get(id(value), value)
-    seen = {} if seen is None else seen
+    if seen is None:
+        if kind in _CONTAINERS and not value:  # hooks: most of what a module has
+            return kind()
+        seen = {}
     if id(value) in seen:
         return seen[id(value)]
-    kind = type(value)
-    if kind in (list, set, dict, OrderedDict):
+    if kind in _CONTAINERS:
         new: Any = kind()
         seen[id(value)] = new
         if kind is list:
@@ -43,7 +49,7 @@ def redirected(value: Any, copies: Mapping[int, nn.Module], seen: dict[int, Any]
             new.update((key, redirected(one, copies, seen)) for key, one in value.items())
         return new
     seen[id(value)] = value
-    if kind is tuple:
+    if kind is tuple and not _EXACT.issuperset(map(type, value)):
         return _unless_same(value, tuple(redirected(one, copies, seen) for one in value))
     if kind is types.MethodType:
         owner = redirected(value.__self__, copies, seen)

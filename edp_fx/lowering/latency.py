@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edp_fx.inputs import normalize
@@ -22,15 +23,14 @@ from edp_fx.lowering.profile import Profile, Range
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds a call over ``runs`` calls: the median, and the percentiles above and below it."""
+    """Milliseconds a call over ``runs`` calls: the median, and the 95th percentile."""
 
     median_ms: float
     p95_ms: float
     runs: int
-    p25_ms: float = float("nan")
 
 
-def interleaved(
+def in_turns(
     calls: Mapping[str, Callable[[], Any]],
     *,
     seconds: float = 2.0,
@@ -38,8 +38,8 @@ def interleaved(
     max_runs: int = 1000,
     warmup: int = 3,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Latency]:
-    """Time each of ``calls`` in rounds of one run each, for about ``seconds`` in all but at least
+) -> dict[str, NDArray[np.float64]]:
+    """Milliseconds of each of ``calls`` in rounds of one run each [rounds], for about ``seconds`` in all but at least
     ``min_runs`` rounds.
 
     The order rotates from round to round, so no call always follows the same other. On a GPU each run is
@@ -61,11 +61,14 @@ def interleaved(
             _wait()
             times[name].append(1e3 * (clock() - start))
         count += 1
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def interleaved(calls: Mapping[str, Callable[[], Any]], **options: Any) -> dict[str, Latency]:
+    """The same, summed up; the options are those of :func:`in_turns`."""
     return {
-        name: Latency(
-            float(np.median(values)), float(np.percentile(values, 95)), len(values), float(np.percentile(values, 25))
-        )
-        for name, values in times.items()
+        name: Latency(float(np.median(times)), float(np.percentile(times, 95)), len(times))
+        for name, times in in_turns(calls, **options).items()
     }
 
 
