@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
@@ -14,6 +13,7 @@ from benchmarks.compression.trial import Trial
 from edp_fx.errors import TrainingError
 from edp_fx.train.precision import mixed_precision
 from edp_fx.train.recipe import seed_everything
+from edp_fx.train.task import floats
 
 LAYOUT = torch.channels_last  # twice as fast as the other on depthwise layers, and never slower
 
@@ -47,15 +47,16 @@ def fit(
     loss_sum, step = torch.zeros((), device=device), 0
     for epoch in range(recipe.epochs):
         seed_everything(recipe.seed, epoch)
-        trial.train.sampler.set_epoch(epoch)
+        choose = getattr(trial.train.sampler, "set_epoch", None)
+        if choose is not None:
+            choose(epoch)
         model.train()
         for images, labels in trial.train:
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr_at(step, trial.steps)
             step += 1
             with mixed_precision(device, recipe.dtype):
-                logits = model(images.to(device, memory_format=LAYOUT))
-                loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=recipe.label_smoothing)
+                loss = trial.loss(floats(model(images.to(device, memory_format=LAYOUT))), labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             if regularise is not None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import edp_fx
 from edp_fx.compressor import Budget, Method, Schedule
@@ -152,6 +153,14 @@ class Trial:
         """The dense network with this seed's weights."""
         torch.manual_seed(self.task.seed)
         return NETWORKS[self.task.network]()
+
+    def loss(self, outputs: Any, labels: Tensor) -> Tensor:
+        """What is minimised: cross entropy."""
+        return F.cross_entropy(outputs, labels)
+
+    def is_head(self, layer: nn.Module) -> bool:
+        """Whether a layer gives the classes: its outputs stay."""
+        return isinstance(layer, nn.Linear) and layer.out_features == CLASSES
 
     def macs(self, model: nn.Module) -> float:
         """Multiply-accumulates of one image."""

@@ -6,30 +6,13 @@ import runpy
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import edp_fx
+from tests.helpers.scenes import scenes
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def scenes(root: Path, counts: dict[str, int]) -> Path:
-    """Pictures of 64 x 48 pixels whose left side is class 0 and dark, the right class 1 and bright, one row void."""
-    rng = np.random.default_rng(0)
-    for part, count in counts.items():
-        (root / part).mkdir(parents=True)
-        (root / f"{part}annot").mkdir()
-        for number in range(count):
-            mask = np.zeros((48, 64), dtype=np.uint8)
-            mask[:, rng.integers(16, 48) :] = 1
-            pixels = 60 + 120 * mask[..., None] + rng.integers(0, 40, (48, 64, 3), dtype=np.uint8)
-            mask[0] = 11
-            Image.fromarray(pixels.astype(np.uint8)).save(root / part / f"{number}.jpg")
-            Image.fromarray(mask).save(root / f"{part}annot" / f"{number}.png")
-    return root
 
 
 def run(monkeypatch: pytest.MonkeyPatch, line: str) -> None:

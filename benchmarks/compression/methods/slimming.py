@@ -16,5 +16,5 @@ def slimming(trial: Trial) -> nn.Module:
     """L1 on the scales of the batch norms for half of the steps, the smallest removed, trained on."""
     model = trial.network()
     importance = torch_pruning.importance.BNScaleImportance()
-    pruner = torch_pruning.pruner.BNScalePruner(model, trial.example, importance, reg=STRENGTH, **options(model))
+    pruner = torch_pruning.pruner.BNScalePruner(model, trial.example, importance, reg=STRENGTH, **options(model, trial))
     return sparse_then_pruned(model, pruner, trial)

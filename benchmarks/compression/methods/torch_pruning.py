@@ -9,7 +9,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from benchmarks.compression.loop import fit
-from benchmarks.compression.trial import CLASSES, Trial
+from benchmarks.compression.trial import Trial
 from edp_fx.errors import BudgetError
 
 # Its CIFAR script's 5e-4 acts for ten times as many steps
@@ -22,7 +22,7 @@ def group_norm(trial: Trial) -> nn.Module:
     model = trial.network()
     importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
     pruner = torch_pruning.pruner.GroupNormPruner(
-        model, trial.example, importance, reg=SPARSE_LEARNING, **options(model)
+        model, trial.example, importance, reg=SPARSE_LEARNING, **options(model, trial)
     )
     return sparse_then_pruned(model, pruner, trial)
 
@@ -33,7 +33,7 @@ def taylor(trial: Trial, blocks: bool = False) -> nn.Module:
     model = trial.network()
     importance = torch_pruning.importance.GroupTaylorImportance()
     pruner = torch_pruning.pruner.BasePruner(
-        model, trial.example, importance, round_to=trial.method.align if blocks else None, **options(model)
+        model, trial.example, importance, round_to=trial.method.align if blocks else None, **options(model, trial)
     )
     schedule, pruned = trial.schedule, Pruned(model, pruner, trial)
     gradients: dict[nn.Parameter, Tensor] = {}
@@ -109,9 +109,9 @@ class Pruned:
         raise BudgetError(f"{self.trial.task}: Torch-Pruning cannot reach it")
 
 
-def options(model: nn.Module) -> dict[str, Any]:
+def options(model: nn.Module, trial: Trial) -> dict[str, Any]:
     """Global ranking; the classifier's outputs stay, and at least 15 % of every layer, as in EDP."""
-    heads = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == CLASSES]
+    heads = [module for module in model.modules() if trial.is_head(module)]
     return {
         "global_pruning": True,
         "pruning_ratio": 1.0,
