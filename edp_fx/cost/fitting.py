@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from edp_fx.channels import analyze
 from edp_fx.cost.device import BYTES, Device
@@ -21,6 +21,7 @@ from edp_fx.latency.runtimes import Runtime
 
 Floats = NDArray[np.float64]
 FITTED = ("convolution", "matrices", "depthwise", "memory", "launch")
+SECONDS = 20.0  # of timing for all probes together
 DEPTH = 4  # layers one behind the other: one alone would be timed with the input's way in
 
 
@@ -118,19 +119,15 @@ def measure_device(
     hardware = "cpu" if runtime.device == "cpu" else runtime.device
     start = Device(name, hardware, runtime.name, precision, peak=1.0, bandwidth=1.0, threads=runtime.threads)
     terms: list[list[Term]] = []
-    times: list[float] = []
-    names: list[str] = []
+    networks: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {}
     torch.manual_seed(0)
     for what, (network, shape) in probes().items():
         example = torch.randn(batch, *shape)
         gm = trace(network, example)
         plain, _ = launch_terms(gm, analyze(gm, example), start.fuses, batch, start.attention)
         terms.append(plain)
-        times.append(runtime.time(gm, (example,)))
-        names.append(what)
-        if say is not None:
-            say(f"{what}: {times[-1]:.4g} ms")
-    measured = np.array(times)
+        networks[what] = gm, (example,)
+    measured = _timed(networks, runtime, say or (lambda line: None))
     macs = np.array([sum(term.cost({}) for term in plain) for plain in terms])
     moved = np.array([_bytes(plain, precision) for plain in terms])
     start = start.changed(peak=float((macs / measured).max() / 1e9), bandwidth=float((moved / measured).max() / 1e6))
@@ -141,7 +138,25 @@ def measure_device(
             best = loss, device, fitted
     assert best is not None
     device = best[1].changed(fitted=FITTED, source=f"edp-fx device measure, {batch} images a call")
-    return device, [Probe(*row) for row in zip(names, measured.tolist(), best[2].tolist(), strict=True)]
+    return device, [Probe(*row) for row in zip(networks, measured.tolist(), best[2].tolist(), strict=True)]
+
+
+def _timed(
+    networks: Mapping[str, tuple[nn.Module, tuple[Tensor, ...]]], runtime: Runtime, say: Callable[[str], None]
+) -> Floats:
+    """Milliseconds of a call of each, in turns where the runtime can: lower quartiles, as what else a machine does only
+    adds."""
+    from edp_fx.lowering.latency import in_turns
+
+    if runtime.ready is None:
+        return np.array([runtime.time(*given) for given in networks.values()])
+    calls = {}
+    for what, given in networks.items():
+        calls[what] = runtime.ready(*given)
+        say(f"{what}: ready")
+    say(f"timing {len(calls)} networks in turns")
+    times = in_turns(calls, seconds=SECONDS, min_runs=9, warmup=2, clock=runtime.clock)
+    return np.array([np.percentile(each, 25) for each in times.values()])
 
 
 def fit(start: Device, terms: Sequence[list[Term]], measured: Floats) -> tuple[Device, Floats, float]:

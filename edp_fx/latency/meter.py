@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -94,12 +93,6 @@ class Meter:
         result: Measured = told[0]
         return result
 
-    @property
-    def _clock(self) -> Callable[[], float]:
-        """One thread of a processor is timed by what it computes, whatever else the machine does meanwhile."""
-        alone = self.runtime.device == "cpu" and self.runtime.threads == 1
-        return time.thread_time if alone else time.perf_counter
-
     def _compare(self, network: nn.Module) -> Reading:
         from edp_fx.lowering.latency import in_turns
 
@@ -109,7 +102,7 @@ class Meter:
         if self._call is None:
             self._call = ready(self._dense, self._inputs)
         calls = {"dense": self._call, "small": ready(network, self._inputs)}
-        times = in_turns(calls, seconds=self.seconds, min_runs=15, max_runs=400, warmup=2, clock=self._clock)
+        times = in_turns(calls, seconds=self.seconds, min_runs=15, max_runs=400, warmup=2, clock=self.runtime.clock)
         return Reading.of(times["dense"], times["small"])
 
 
