@@ -43,8 +43,8 @@ Half of the channels of the smallest model of every timm family are removed, and
 """
 ANALYSIS = """## How long does the analysis take?
 
-Of {count} models {least:.2f} to {most:.2f} s, and with its proof, which compares what would be removed with masked execution, {proved_least:.2f} to
-{proved_most:.2f} s.
+Of {count} models {least:.2f} to {most:.2f} s, and with its proof, which compares what would be removed with masked
+execution, {proved_least:.2f} to {proved_most:.2f} s.
 
 ![Seconds over nodes](benchmarks/analysis.svg)
 """

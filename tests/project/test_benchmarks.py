@@ -159,7 +159,7 @@ def test_the_page_is_made_from_what_there_is(tmp_path: Path, monkeypatch: pytest
     Results(tmp_path / "compression.jsonl").add(Task("resnet20", "thin", 0.15, 1), again)
     row = {**again, "removing": [0.05, 0.25]}
     Results(tmp_path / "compression.jsonl").add(Task("resnet20", "tp-taylor", 0.15, 0), row)
-    (tmp_path / "analysis.csv").write_text("model,nodes,seconds\nresnet50,200,0.9\n")
+    (tmp_path / "analysis.csv").write_text("model,nodes,seconds,proved_seconds\nresnet50,200,0.9,3.0\n")
     page = document.document(tmp_path)
     assert re.search(r"\b7 of the [0-9]+ runs planned in `compression.jsonl`, 10 in all", page)
     assert re.search(r"\| `thin` .*\| 2 .*\| 90.00 ± 0.00 .*\| 1.00x +\|", page)
