@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,13 @@ one. Differences of one or two tenths are within what seeds make.
 
 ![Test accuracy over MACs, ResNet-20, all runs](benchmarks/compression.svg)
 """
+WITHOUT = """## How much goes without training?
+
+EfficientNet-Lite with its ImageNet weights, 256 photographs to go by, 500 others to test, both ways round: accuracy in
+per cent.
+
+{table}
+"""
 STRUCTURE = """## Does it work on every model?
 
 Half of the channels of the smallest model of every timm family are removed, and the pruned network must run. {said}
@@ -60,6 +68,8 @@ def summary(results: Path) -> str:
     files = sorted(results.glob("compression*.jsonl"))
     if rows := [row for path in files for row in read_lines(path)]:
         parts.append(accuracy(rows))
+    if (path := results / "without_training.jsonl").exists() and (table := without_training(read_lines(path))):
+        parts.append(WITHOUT.format(table=markdown(table)))
     if (path := results / "structural_pruning.jsonl").exists():
         parts.append(STRUCTURE.format(said=tools_compared(path)))
     if (path := results / "training.jsonl").exists():
@@ -72,6 +82,24 @@ def summary(results: Path) -> str:
         built = [row["built"] == "yes" for row in read(path)]
         parts.append(ENGINES.format(built=sum(built), count=len(built)))
     return "\n".join(parts)
+
+
+def without_training(rows: list[Row]) -> list[Row]:
+    """A row for each network and target that edp_fx and Torch-Pruning have one in."""
+    found: dict[tuple[str, float], dict[str, list[float]]] = {}
+    for row in rows:
+        of = found.setdefault((row["model"], row["target"]), {})
+        of.setdefault(row["method"], []).append(row["accuracy"])
+    table = []
+    for (name, target), of in sorted(found.items(), key=lambda one: (one[0][0], -one[0][1])):
+        means = {method: 100 * statistics.mean(values) for method, values in of.items()}
+        peer = max((one for one in means if one.startswith("tp-")), key=lambda one: means[one], default=None)
+        if "one-shot" in means and peer is not None:
+            dense = 100 * statistics.mean(found[name, 1.0]["dense"])
+            line = {"network": f"efficientnet-{name}", "MACs": f"{target:g}", "dense": f"{dense:.1f}"}
+            best = f"{means[peer]:.1f} (`{peer}`)"
+            table.append({**line, "edp_fx": f"{means['one-shot']:.1f}", "best of Torch-Pruning": best})
+    return table
 
 
 def accuracy(rows: list[Row]) -> str:
