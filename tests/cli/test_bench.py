@@ -53,6 +53,7 @@ def test_models_are_timed_on_each_backend_and_batch() -> None:
     json.dumps([row.to_json() for row in rows])
 
 
+@pytest.mark.slow
 def test_compiled_models_are_timed() -> None:
     (row,) = bench_models({"m": (net(4), torch.randn(1, 3, 16, 16))}, backends=("compile",), batches=(2,), seconds=0.0)
     assert row.latency is not None, row.reason

@@ -46,7 +46,10 @@ def resnet20(x: Tensor) -> torch.fx.GraphModule:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name.startswith(("swin", "mixer")) else name for name in TIMM],
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith(("swin", "mixer", "deit")) else name
+        for name in TIMM
+    ],
 )
 def test_branches_of_parameters_zero_add_nothing(name: str) -> None:
     side = 224 if name.startswith(("vit", "deit", "swin", "mixer")) else 64

@@ -69,7 +69,7 @@ def test_the_command_writes_and_resumes(tmp_path: Path) -> None:
     assert "recorded" in said
     command(models[1], "--stages", "trace,train_step,insert", "--out", str(tmp_path))  # one row grows, the other stays
     (tmp_path / "coverage.md").unlink()
-    command("--out", str(tmp_path))  # the report alone
+    main_exits(["coverage", "--out", str(tmp_path)])  # the report alone
     rows = {r["model"]: r for r in map(json.loads, (tmp_path / "coverage.jsonl").read_text().splitlines())}
     assert [("train_step" in rows[model]) for model in models] == [False, True]
     assert "| models | 2 |" in (tmp_path / "coverage.md").read_text()
