@@ -69,7 +69,8 @@ def test_fold_as_a_transposed_convolution_is_exact(
     assert torch.allclose(got, want, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("precision", ["fp16", pytest.param("fp32", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_network_that_folds_patches_builds(precision: str) -> None:
     torch.manual_seed(0)
     net = VOLO(
