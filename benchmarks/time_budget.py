@@ -82,10 +82,14 @@ def pictures(folder: Path | None, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def judged(small: nn.Module, dense: nn.Module, images: Tensor) -> tuple[float, float]:
-    """Mean square of what the outputs differ by, over the variance of the dense network's from image to image; and the
-    share of the images of which both say the same class."""
-    wanted, got = (torch.cat([one(part) for part in images.split(8)]) for one in (dense, small))
+def outputs_of(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits [images, classes]."""
+    return torch.cat([network(part) for part in images.split(8)])
+
+
+def judged(got: Tensor, wanted: Tensor) -> tuple[float, float]:
+    """Mean square of what outputs differ by from the dense network's, over the variance of those from image to image;
+    and the share of the images of which both say the same class."""
     error = (got - wanted).square().mean() / (wanted - wanted.mean(0)).square().mean()
     return round(float(error), 4), round(float((got.argmax(1) == wanted.argmax(1)).float().mean()), 4)
 
@@ -136,7 +140,8 @@ def measured_row(network: str, seed: int, asked: float, folder: Path | None) -> 
     before, after = edp_fx.measure(model, IMAGES), edp_fx.measure(small, IMAGES)
     other, other_time = by_macs(model, seen, meter, again.share, after.macs / before.macs)
     less = edp_fx.measure(other, IMAGES)
-    (error, alike), (other_error, other_alike) = (judged(one, model, others) for one in (small, other))
+    wanted = outputs_of(model, others)
+    (error, alike), (other_error, other_alike) = (judged(outputs_of(one, others), wanted) for one in (small, other))
     return {
         "network": network,
         "seed": seed,

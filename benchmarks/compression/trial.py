@@ -156,7 +156,7 @@ class Trial:
 
     def loss(self, outputs: Any, labels: Tensor) -> Tensor:
         """What is minimised: cross entropy."""
-        return F.cross_entropy(outputs, labels)
+        return F.cross_entropy(outputs, labels, label_smoothing=self.recipe.label_smoothing)
 
     def is_head(self, layer: nn.Module) -> bool:
         """Whether a layer gives the classes: its outputs stay."""

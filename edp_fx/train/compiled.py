@@ -32,6 +32,11 @@ class Compiled(nn.Module):
         self._call = torch.compile(network, mode="reduce-overhead" if self._captured else "default", dynamic=False)
         self._shapes: list[Any] | None = None
 
+    @property
+    def no_sync(self) -> Any:
+        """DDP's; None where it is not DDP that was compiled."""
+        return getattr(self.network, "no_sync", None)
+
     def forward(self, *inputs: Tensor) -> Any:
         """The network's outputs. Raises TrainingError where torch cannot compile it."""
         shapes = [(one.shape, one.dtype) if isinstance(one, Tensor) else one for one in inputs]

@@ -247,7 +247,7 @@ class Trainer:
             yield placed(batch, self.device)
 
     def _forward_backward(self, inputs: tuple[Tensor, ...], targets: Any, group: int, synchronise: bool) -> Tensor:
-        hold = getattr(getattr(self.model, "network", self.model), "no_sync", None)
+        hold = getattr(self.model, "no_sync", None)
         with nullcontext() if synchronise or hold is None else hold():
             with mixed_precision(self.device.type, self.recipe.dtype):
                 outputs = floats(self.model(*inputs))

@@ -252,12 +252,13 @@ def test_a_run_is_repeated_from_what_it_wrote(tiny: str, tmp_path: Path) -> None
     assert (written["method"]["align"], written["method"]["floor"], written["method"]["end"]) == (4, 0.1, 0.25)
     assert (written["recipe"]["lr"], written["data"]["batch_size"]) == (0.01, 64)
     want = edp_fx.load(first).state_dict()
-    again = tmp_path / "again"  # run.yaml holds the same, in the form of mine.yaml
-    assert run("--recipe", first / "report.json", "--out", again) == 0
-    assert json.loads((again / "report.json").read_text())["run"] == report["run"]
-    found = edp_fx.load(again).state_dict()
-    assert found.keys() == want.keys()
-    assert all(torch.equal(found[name], want[name]) for name in want)
+    for number, source in enumerate(("run.yaml", "report.json")):
+        again = tmp_path / str(number)
+        assert run("--recipe", first / source, "--out", again) == 0
+        assert json.loads((again / "report.json").read_text())["run"] == report["run"]
+        found = edp_fx.load(again).state_dict()
+        assert found.keys() == want.keys()
+        assert all(torch.equal(found[name], want[name]) for name in want)
 
 
 def test_the_help_names_every_field_that_can_be_set_and_an_example(capsys: pytest.CaptureFixture[str]) -> None:
