@@ -1,11 +1,13 @@
 """Budgets of time: what was asked, predicted and measured.
 
-    python -m benchmarks.time_budget measured --images FOLDER
+    edp-fx device measure --out DEVICE.json
+    python -m benchmarks.time_budget measured --images FOLDER --device DEVICE.json
     python -m benchmarks.time_budget predicted
 
 ``measured``: networks of random weights (which do not matter to time) at 224 pixels, one image, one thread of this
-machine's processor under onnxruntime, by ``edp_fx.compress(…, latency=0.5, runtime=onnxruntime, epochs=0)``, a row for
-each network and seed; rows in the file are kept. ``again``: the end network timed anew against the dense one, in turns.
+machine's processor under onnxruntime, by ``edp_fx.compress(…, latency=0.5, device=DEVICE, runtime=onnxruntime,
+epochs=0)``, a row for each network and seed; rows in the file are kept. DEVICE is this machine as measured before, or
+one that comes with the library. ``again``: the end network timed anew against the dense one, in turns.
 Beside it the network that a budget of MACs leaves which measures as long: what it keeps, and how far the outputs of
 either are from those of the dense network, on images that no one saw (mean square, over the variance of the dense
 network's; and for how many images both say the same class). FOLDER holds photographs; without it the images are noise.
@@ -35,20 +37,21 @@ import edp_fx
 from benchmarks.rows import read, write
 from benchmarks.without_training import decoded, load
 from edp_fx.compressor.reconstruction import Reconstruction
-from edp_fx.cost import load_device
+from edp_fx.cost import Device, load_device
+from edp_fx.cost.device import DEFAULT
 from edp_fx.inputs import randomize_
 from edp_fx.latency import Meter, make_runtime
 from edp_fx.latency.runtimes import cpu_name
 
 MEASURED = ("resnet18", "mobilenetv2_100", "vit_tiny_patch16_224", "resnet50")
 SEEN, JUDGED = 64, 128  # images that say what matters, and others by which it is judged
-TRIES, ALIKE = 4, 0.02  # of a budget of MACs to measure as long: how often, and how near is near enough
+TRIES, ALIKE = 4, 0.012  # of a budget of MACs to measure as long: how often, and how near is near enough
 PREDICTED = ("resnet50", "mobilenetv2_100", "convnext_tiny", "regnetx_032", "vit_small_patch16_224")
 COLUMNS = {
     "measured": (
-        "network", "seed", "asked", "predicted", "measured", "again", "missed", "dense_ms", "compressed_ms", "macs",
-        "params", "error", "alike", "by_macs_time", "by_macs_macs", "by_macs_params", "by_macs_error", "by_macs_alike",
-        "seconds", "images", "cpu", "torch",
+        "network", "seed", "asked", "device", "predicted", "measured", "again", "missed", "dense_ms", "compressed_ms",
+        "macs", "params", "error", "alike", "by_macs_time", "by_macs_macs", "by_macs_params", "by_macs_error",
+        "by_macs_alike", "seconds", "images", "cpu", "torch",
     ),
     "predicted": (
         "network", "device", "runtime", "batch", "kinds", "asked", "predicted", "speedup", "macs", "params", "dense_ms",
@@ -125,14 +128,14 @@ def created(network: str, seed: int) -> nn.Module:
     return model
 
 
-def measured_row(network: str, seed: int, asked: float, folder: Path | None) -> dict[str, Any]:
+def measured_row(network: str, seed: int, asked: float, folder: Path | None, device: Device) -> dict[str, Any]:
     """Compress to a share of the time, and by MACs to as much, and measure."""
     model = created(network, seed)
     images, others = pictures(folder, seed)
     seen = [(part, torch.zeros(len(part), dtype=torch.long)) for part in images.split(8)]
     runtime = make_runtime("onnxruntime")
     started = time.perf_counter()
-    small = edp_fx.compress(model, seen, epochs=0, latency=asked, runtime=runtime)
+    small = edp_fx.compress(model, seen, epochs=0, latency=asked, device=device, runtime=runtime)
     seconds = time.perf_counter() - started
     told = small.meta["edp_fx.run"]["timing"]
     meter = Meter(runtime, 1, edp_fx.trace(model, IMAGES), IMAGES)
@@ -146,6 +149,7 @@ def measured_row(network: str, seed: int, asked: float, folder: Path | None) -> 
         "network": network,
         "seed": seed,
         "asked": asked,
+        "device": device.name,
         "predicted": round(told["predicted"], 4),
         "measured": round(told["measured"], 4),
         "again": round(again.share, 4),
@@ -234,7 +238,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--images", type=Path)
     parser.add_argument("--asked", type=float, default=0.5)
-    parser.add_argument("--device", default="h200-fp16")
+    parser.add_argument("--device", help="a name or file; default: cpu-onnxruntime, predicted h200-fp16")
     parser.add_argument("--runtimes", nargs="*", default=["graph", "tensorrt"])
     parser.add_argument("--batches", nargs="*", type=int, default=[64, 1])
     parser.add_argument("--out", type=Path, help="default: the file in benchmarks/results")
@@ -246,24 +250,41 @@ def main() -> None:
     rows = [row for row in read(out) if set(row) == set(columns)]  # others are of a former form
     known = {tuple(row.get(name) for name in KEYS) for row in rows}
     for made in _tasks(options, asked):
-        if tuple(str(made.keywords[name]) if name in made.keywords else None for name in KEYS) not in known:
+        if tuple(_key(made.keywords.get(name)) for name in KEYS) not in known:
             row = made()
             rows = [*rows, {name: str(value) for name, value in row.items()}]
             write(out, columns, rows)
             print(row, flush=True)
 
 
+def _key(value: Any) -> str | None:
+    """As a row has it."""
+    return None if value is None else value.name if isinstance(value, Device) else str(value)
+
+
 def _tasks(options: argparse.Namespace, asked: float) -> Iterator[partial[dict[str, Any]]]:
     if options.section == "measured":
         for seed in options.seeds:
             for name in options.networks or MEASURED:
-                yield partial(measured_row, network=name, seed=seed, asked=asked, folder=options.images)
+                yield partial(
+                    measured_row,
+                    network=name,
+                    seed=seed,
+                    asked=asked,
+                    folder=options.images,
+                    device=load_device(options.device or DEFAULT),
+                )
         return
     for batch in options.batches:
         for name in options.networks or PREDICTED:
             for runtime in options.runtimes:
                 yield partial(
-                    predicted_row, network=name, device=options.device, runtime=runtime, batch=batch, asked=asked
+                    predicted_row,
+                    network=name,
+                    device=options.device or "h200-fp16",
+                    runtime=runtime,
+                    batch=batch,
+                    asked=asked,
                 )
 
 

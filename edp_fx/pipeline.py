@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from edp_fx.inputs import copied, normalize
 from edp_fx.latency import Runtime
 from edp_fx.one_shot import one_shot
 from edp_fx.train import Recipe, Teacher, Trainer, Watcher
+from edp_fx.train.deterministic import deterministic
+from edp_fx.train.recipe import choose_epoch, seed_everything
 from edp_fx.train.task import Task, input_names, split
 from edp_fx.validation.checked import insert
 
@@ -33,7 +36,7 @@ def compress(
     val_loader: Any = None,
     loss: Callable[[Any, Any], Any] | None = None,
     metric: Any = None,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | str | None = None,
     runtime: Runtime | None = None,
     directory: str | Path | None = None,
     resume: bool = False,
@@ -49,7 +52,8 @@ def compress(
             :func:`~edp_fx.train.task.split`. Without training a few hundred of its images say what matters and how what
             stays makes up for what goes; None is taken too, by ``truncate``.
         method: how to compress: a :class:`Method` or a preset's name. ``scratch`` where None; where no epoch is trained
-            ``one-shot``, and without data ``truncate``; a trained network wants ``trained``.
+            ``one-shot``, and without data ``truncate``; a trained network wants ``trained``, or where images are few
+            ``one-shot``.
         recipe: how to train.
         epochs: passes over the images, by the default recipe, instead of ``recipe``; 0 compresses without training.
         example_inputs: a tensor or tuple; two images of the data where None.
@@ -57,7 +61,7 @@ def compress(
         loss: (outputs, targets) -> scalar; cross entropy of logits [N, classes] and labels [N] where None.
         metric: (outputs, targets) -> number, the larger the better, or an object that collects, see
             :class:`~edp_fx.train.Task`; accuracy where None.
-        teacher: a network to distil from in the same run, instead of the method's own.
+        teacher: a network to distil from in the same run, instead of the method's own; ``self``: this one as it is.
         runtime: what measures networks for a budget of latency; the budget's device where None, if this machine
             has it: the choice is corrected by what is measured.
         directory: where checkpoints and metrics go.
@@ -82,8 +86,12 @@ def compress(
     if method is None and recipe.epochs == 0:
         method = "truncate" if data is None else "one-shot"
     method = Method.of(method, **changes)
-    if recipe.compiled and method.removals is None:
+    if recipe.compiled and method.removals is None and not method.at_once:
         method = method.changed(removals=FEW)  # each new shape is compiled
+    if isinstance(teacher, str):
+        method, teacher = method.changed(teacher=teacher), None
+    if method.from_trained and recipe.epochs:
+        recipe = recipe.tuning()
     task = Task(loss, metric)
     if runtime is not None and (method.budget is None or method.budget.metric != "latency"):
         raise BudgetError("a runtime serves a budget of latency only: give latency=, or leave runtime out")
@@ -98,35 +106,50 @@ def compress(
         unused += [name for name, value in given.items() if value is not None]
         if unused:
             raise TrainingError(f"{unused[0]} applies to training only: leave it out, or train for an epoch or more")
-        names = input_names(model, len(inputs))
-        seen = None if data is None else (_inputs_of(batch, names) for batch in data)
-        compressor = one_shot(model, inputs, method, seen, runtime=runtime)
+        compressor = one_shot(model, inputs, method, _seen(model, inputs, data), runtime=runtime)
         if before_writing is not None:
             before_writing()
         return _described(compressor, method, recipe)
 
-    def trainer(*, pairs: bool) -> Trainer:
+    def traced() -> fx.GraphModule:
         gm = trace(copied(model), inputs)
         task.check_outputs(fx.node.map_arg(gm.graph.output_node().args[0], lambda node: node.meta.get("val")))
         _tell_unsaveable(gm, inputs)
-        if pairs:
-            gm = insert(gm, start=method.pairs)
+        return gm
+
+    def trainer(gm: fx.GraphModule, make_compressor: Callable[..., Compressor]) -> Trainer:
         return Trainer(
             gm,
             data,
             recipe,
             val_loader=val_loader,
-            make_compressor=lambda graph, optimizer, steps: Compressor(
-                graph, inputs, method, optimizer=optimizer, total_steps=steps, runtime=runtime
-            ),
+            make_compressor=make_compressor,
             directory=Path(directory) if directory is not None else None,
             teacher=_teacher(model, teacher, method, task),
             watcher=watcher,
             title="compressing",
             task=task,
+            keep_statistics=method.at_once,
         )
 
-    ready = _with_pairs_in_need(trainer, method)
+    def step_by_step(*, pairs: bool) -> Trainer:
+        gm = insert(traced(), start=method.pairs) if pairs else traced()
+        return trainer(
+            gm,
+            lambda graph, optimizer, steps: Compressor(
+                graph, inputs, method, optimizer=optimizer, total_steps=steps, runtime=runtime
+            ),
+        )
+
+    if method.at_once:
+        traced()
+        seed_everything(recipe.seed, 0)
+        choose_epoch(0, data)
+        with deterministic() if recipe.deterministic else nullcontext():
+            done = one_shot(model, inputs, method.untaught, _seen(model, inputs, data), runtime=runtime)
+        ready = trainer(done.gm, lambda graph, optimizer, steps: done)
+    else:
+        ready = _with_pairs_in_need(step_by_step, method)
     if before_writing is not None:
         before_writing()
     outcome = ready.run(resume=resume)
@@ -138,6 +161,12 @@ def _recipe(recipe: Recipe | None, epochs: int | None) -> Recipe:
     if (recipe is None) == (epochs is None):
         raise TrainingError("say how long to train: epochs=N or a recipe" + (", not both" if recipe else ""))
     return recipe if recipe is not None else Recipe(epochs=epochs)  # type: ignore[arg-type]
+
+
+def _seen(model: nn.Module, inputs: tuple[Tensor, ...], data: Any) -> Iterator[tuple[Tensor, ...]] | None:
+    """The model's inputs, batch after batch; None without data."""
+    names = input_names(model, len(inputs))
+    return None if data is None else (_inputs_of(batch, names) for batch in data)
 
 
 def _with_pairs_in_need(make: Callable[..., Trainer], method: Method) -> Trainer:

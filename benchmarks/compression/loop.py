@@ -43,6 +43,7 @@ def fit(
     follows = optimizer is not None
     recipe, device = trial.recipe, "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device, memory_format=LAYOUT)
+    teacher = None if trial.teacher is None else trial.teacher.to(torch.device(device))
     optimizer = optimizer or recipe.make_optimizer(model)
     loss_sum, step = torch.zeros((), device=device), 0
     for epoch in range(recipe.epochs):
@@ -55,8 +56,12 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr_at(step, trial.steps)
             step += 1
+            images = images.to(device, memory_format=LAYOUT)
             with mixed_precision(device, recipe.dtype):
-                loss = trial.loss(floats(model(images.to(device, memory_format=LAYOUT))), labels.to(device))
+                outputs = floats(model(images))
+                loss = trial.loss(outputs, labels.to(device))
+                if teacher is not None:
+                    loss = teacher.mixed(loss, outputs, (images,))
             optimizer.zero_grad()
             loss.backward()
             if regularise is not None:

@@ -14,7 +14,7 @@ import edp_fx
 from edp_fx.compressor import Budget, Method, Schedule
 from edp_fx.data import ArrayDataset, make_loader
 from edp_fx.data.idx import read_fashion_mnist
-from edp_fx.train import Recipe
+from edp_fx.train import Recipe, Teacher
 from examples import networks
 
 SIDE, CLASSES, BATCH = 28, 10, 128
@@ -110,7 +110,9 @@ class Images:
 
 
 class Trial:
-    """What a method is given: a fresh network, the recipe, the cost not to exceed, the images."""
+    """What a method is given: a fresh network, the recipe, the cost not to exceed, the images, and whoever teaches."""
+
+    teacher: Teacher | None = None
 
     def __init__(self, task: Task, setting: Setting, images: Images) -> None:
         self.task = task

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edp_fx.compensation.maps import LinearMap, watched
-from edp_fx.compensation.moments import Moments, regression, sampled
+from edp_fx.compensation.moments import Moments, regression, sampled, sums
 from edp_fx.compensation.side import Side, Values
 
 LOUDER = 2.0  # what an output is scaled by at most
@@ -35,11 +35,12 @@ class Stop:
     rows: Tensor | None
     fit: type[Fit]
 
-    def of_whole(self, value: Tensor, axis: int) -> Tensor:
-        """What the counterpart has [positions, channels] in these rows."""
-        if self.rows is not None:
-            value = value.index_select(axis, self.rows.to(value.device))
-        return _lines(value, axis)
+    def of_whole(self, value: Tensor, axis: int, places: Tensor | None = None) -> Tensor:
+        """What the counterpart has [positions, channels] in these rows; at these positions only."""
+        lines = _lines(value, axis)
+        if places is not None:
+            lines = lines[places]
+        return lines if self.rows is None else lines[:, self.rows.to(value.device)]
 
 
 class Fit(ABC):
@@ -87,14 +88,14 @@ class Weights(Fit):
     def see(self, small: Values, whole: Values) -> None:
         outputs, found = watched(self.module, self.small.call(self.stop.here, small))
         assert isinstance(found, LinearMap)
-        wanted, given = self.stop.of_whole(whole[self.other], found.axis), _lines(outputs, found.axis)
+        given = _lines(outputs, found.axis)
         features = self.module.weight[0].numel()  # type: ignore[index]
         places = sampled(len(given), features, self.batches, given.device)
         if places is not None:
-            wanted, given = wanted[places], given[places]
+            given = given[places]
+        wanted = self.stop.of_whole(whole[self.other], found.axis, places)
         self.moments.add(found.patches(places), wanted - given)
-        double = wanted.double()
-        self._wanted = self._wanted + torch.stack([double.sum(0), double.square().sum(0)])
+        self._wanted = self._wanted + sums(wanted)
 
     def apply(self) -> None:
         slope, constant = regression(self.moments, self.ridge)
@@ -145,9 +146,9 @@ class Statistics(Fit):
 
     def see(self, small: Values, whole: Values) -> None:
         given, wanted = small[self.node.all_input_nodes[0]], whole[self.other.all_input_nodes[0]]
-        both = _lines(given, 1).double(), self.stop.of_whole(wanted, 1).double()
+        both = _lines(given, 1), self.stop.of_whole(wanted, 1)
         for place, lines in enumerate(both):
-            self._sums[place] = self._sums[place] + torch.stack([lines.sum(0), lines.square().sum(0)])
+            self._sums[place] = self._sums[place] + sums(lines)
         self._count += len(both[0])
 
     def apply(self) -> None:

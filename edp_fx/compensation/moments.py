@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PRODUCTS = 4e10  # multiply-accumulates that moments may take
+PRODUCTS = 2e10  # multiply-accumulates that moments may take
 SAMPLES = 20  # positions a feature that are seen at least, where there are as many
 
 
@@ -41,6 +41,13 @@ class Moments:
         return torch.as_tensor(self._xx) / self.count - torch.outer(x, x), torch.as_tensor(
             self._yx
         ) / self.count - torch.outer(y, x)
+
+
+def sums(values: Tensor) -> Tensor:
+    """Of a batch [positions, n] the sums and those of squares, in double precision [2, n]: each is of so few numbers
+    that float32 adds them up."""
+    values = values.float()
+    return torch.stack([values.sum(0), values.square().sum(0)]).double()
 
 
 def damped(covariance: Tensor, ridge: float) -> Tensor:

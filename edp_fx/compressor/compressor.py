@@ -399,4 +399,5 @@ class Compressor:
             CheckpointError: the state belongs to another network, budget or schedule.
         """
         take_up(self, state)
-        self._now = self.progress.cost(self.count)
+        if not self._done:
+            self._now = self.progress.cost(self.count)

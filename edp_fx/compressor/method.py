@@ -18,7 +18,8 @@ from edp_fx.settings import Settings, bounded, near
 POLICIES = ("budget", "lambda")
 STARTS = ("identity", "spectral")
 FEW = 4  # removals of a run where every new shape has a price
-WITHOUT_TRAINING = ("budget", "kinds", "importance", "pairs", "floor", "align")
+SCHEDULED = ("start", "end", "decisions", "removals")
+WITHOUT_TRAINING = ("budget", "kinds", "importance", "pairs", "floor", "align", "teacher")
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class Method(Settings):
             where the others cannot reach it, since beside the others they lose accuracy in docs/benchmarks.md.
         policy: ``budget`` meets the budget on a cubic schedule; ``lambda`` applies group-sparse penalties of fixed
             ``strength`` and removes what became zero (the paper's).
-        importance: ``taylor``, ``norm``, ``singular``, ``reconstruction`` (without training, by images), or an
-            :class:`~edp_fx.compressor.Importance`.
+        importance: ``taylor``, ``norm``, ``singular``, or an :class:`~edp_fx.compressor.Importance`.
+            ``reconstruction``: all goes at once, before the first step, by a few hundred images; what stays is refitted
+            to what the network put out, and then trained.
         start: share of the run before the first decision, in [0, 1).
         end: share of the run after which the budget is met, in (start, 1].
         decisions: how often the elements are ranked between the two.
@@ -80,14 +82,15 @@ class Method(Settings):
             raise BudgetError(f"start={self.start:g}, end={self.end:g}: the end must come after the start")
         if self.kinds == ():
             raise BudgetError("kinds: give one or more, or None for all that can go")
-        wrong: tuple[str, ...]
-        if self.policy == "budget":
-            wrong, why = ("strength",), "meets its budget by whatever strength that takes"
-        else:
-            wrong, why = ("budget", "importance"), "removes what its strength shrinks to zero, whatever that costs"
-        for name in wrong:
+        idle = {"strength": "the policy budget meets its budget by whatever strength that takes"}
+        if self.policy != "budget":
+            why = f"the policy {self.policy} removes what its strength shrinks to zero, whatever that costs"
+            idle = dict.fromkeys(("budget", "importance"), why)
+        elif self.at_once:
+            idle |= dict.fromkeys(SCHEDULED, "the importance reconstruction removes all before the first step")
+        for name, why in idle.items():
             if getattr(self, name) != self.field(name).default:
-                raise BudgetError(f"{name} does not apply: the policy {self.policy} {why}; leave {name} out")
+                raise BudgetError(f"{name} does not apply: {why}; leave {name} out")
 
     @classmethod
     def preset(cls, name: str = "scratch", **changes: Any) -> Method:
@@ -123,10 +126,25 @@ class Method(Settings):
             changes["budget"] = Budget(**asked)
         return super().changed(**changes)
 
+    @property
+    def at_once(self) -> bool:
+        """Whether all goes before the first step."""
+        return self.importance == "reconstruction"
+
+    @property
+    def from_trained(self) -> bool:
+        """Whether it is for a network with trained weights."""
+        return self.at_once or self.teacher == "self"
+
     def schedule(self, total_steps: int, *, gpu: bool = False) -> Schedule:
         """When a run of ``total_steps`` optimiser steps decides and removes."""
         removals = self.removals or (FEW if gpu else self.decisions)
         return Schedule(total_steps, self.start, self.end, self.decisions, removals)
+
+    @property
+    def untaught(self) -> Method:
+        """The same without what says how a teacher teaches: of no use without training."""
+        return self.changed(**{name: self.field(name).default for name in ("distill", "temperature")})
 
     def check_without_training(self) -> None:
         """Raise :class:`BudgetError` where a field needs training: all but those of the preset ``one-shot``."""
@@ -139,21 +157,21 @@ class Method(Settings):
         weighed = [name for name in self.kinds or () if KINDS[name].by_gradients]
         if weighed:
             these = " and ".join(weighed)
-            raise BudgetError(f"without training nothing weighs {these}: leave {these} out of the kinds")
-        if self.pairs != start.pairs:
-            raise BudgetError(f"without training pairs must start {start.pairs}: take the method one-shot")
+            raise BudgetError(f"where all goes at once nothing weighs {these}: leave {these} out of the kinds")
         if make_importance(self.importance).gradients:
             others = ", ".join(name for name, one in MEASURES.items() if not one().gradients)
             raise BudgetError(f"without training there are no gradients to weigh by: take the importance {others}")
+        if self.pairs != start.pairs:
+            raise BudgetError(f"where all goes at once pairs must start {start.pairs}: leave pairs={self.pairs} out")
 
 
-# from trained weights: the network given teaches the one that becomes small (docs/benchmarks.md)
+# from trained weights the network given teaches the one that becomes small
 PRESETS: Mapping[str, Method] = MappingProxyType(
     {
         "scratch": Method(),
         "trained": Method(pairs="spectral", teacher="self"),
         "paper": Method(kinds=("rank", "channel"), policy="lambda", start=0.12, end=0.5, removals=4, align=1),
-        "one-shot": Method(importance="reconstruction", pairs="spectral"),
+        "one-shot": Method(importance="reconstruction", pairs="spectral", teacher="self"),
         "truncate": Method(kinds=("rank",), importance="singular", align=1, pairs="spectral"),
     }
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +39,20 @@ def take_up(compressor: Compressor, state: Mapping[str, Any]) -> None:
         CheckpointError: the state belongs to another network, budget or schedule.
     """
     asked = _asked(compressor)
-    if compressor.count:
+    if compressor.count and not compressor.done:
         raise CheckpointError("load the compressor's state into a fresh Compressor, before its first step")
     if state.get("asked") != asked:
         raise CheckpointError(
             f"the compressor's state was made for {state.get('asked')}, not for {asked}; go on with the options of "
             "the first run"
         )
+    if compressor.done:
+        if not _same(compressor.removals, state["removals"]):
+            raise CheckpointError(
+                "what goes was chosen otherwise than in the run that is taken up: it must see the same images first"
+            )
+        compressor.count = int(state["count"])
+        return
     with _belongs_to_the_network():
         for entry in state["removals"]:
             keep = {int(key): mask.numpy() for key, mask in entry["keep"].items()}
@@ -65,6 +72,16 @@ def take_up(compressor: Compressor, state: Mapping[str, Any]) -> None:
     compressor.max_rel_diff = float(state["max_rel_diff"])
     # a latency is not measured alike twice
     compressor.dense, compressor.target = float(state["dense"]), float(state["target"])
+
+
+def _same(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the same was removed."""
+    return len(ours) == len(theirs) and all(
+        one["keep"].keys() == other["keep"].keys()
+        and all(torch.equal(mask, other["keep"][key]) for key, mask in one["keep"].items())
+        and one["as_two"] == other["as_two"]
+        for one, other in zip(ours, theirs)
+    )
 
 
 @contextmanager

@@ -112,6 +112,7 @@ class Runner:
                 under = load_device(budget.device).under(runtime)
                 self.method = self.method.changed(budget=budget.changed(device=under))
         self.trained = job.plan.recipe.epochs > 0
+        self.recipe = job.plan.recipe.tuning() if self.method.from_trained and self.trained else job.plan.recipe
         self.brought = load_task(job.plan.task)
         self.task = self.brought.with_model(None, None)
         self.main = int(os.environ.get("RANK", "0")) == 0
@@ -155,7 +156,7 @@ class Runner:
             loaded.model,
             self._part(data, "train"),
             method=self.method,
-            recipe=plan.recipe,
+            recipe=self.recipe,
             example_inputs=inputs,
             val_loader=data.loaders.get("val") if self.trained else None,
             loss=task.loss if self.trained else None,
@@ -302,12 +303,13 @@ class Runner:
         trainer = Trainer(
             gm,
             data.train,
-            self.plan.recipe,
+            self.recipe,
             val_loader=data.loaders.get("val"),
             directory=self.job.out / "dense",
             watcher=self.watcher,
             title="dense",
             task=self.task,
+            keep_statistics=self.method.at_once,
         )
         return trainer.run(resume=self.job.resume).model
 

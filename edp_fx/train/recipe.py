@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from edp_fx.errors import EdpError, TrainingError
 from edp_fx.settings import Settings, bounded
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # what multiplies in training
+TUNING = {"adamw": 2e-4, "sgd": 0.01}  # default learning rate from trained weights
 OPTIMIZERS = {"adamw": (2e-3, 0.05), "sgd": (0.1, 5e-4)}  # default learning rate and weight decay
 
 
@@ -25,7 +26,7 @@ class Recipe(Settings):
     Args:
         epochs: passes over the training images; 0 for none.
         optimizer: ``adamw`` or ``sgd`` (Nesterov momentum 0.9).
-        lr: peak learning rate; the optimiser's default where None.
+        lr: peak learning rate; where None the optimiser's default, which is a tenth from trained weights.
         weight_decay: on matrices only, coefficient matrices excepted; the optimiser's default where None.
         warmup: share of the run in which the learning rate rises.
         label_smoothing: of the cross entropy.
@@ -71,6 +72,10 @@ class Recipe(Settings):
         """The highest learning rate."""
         return OPTIMIZERS[self.optimizer][0] if self.lr is None else self.lr
 
+    def tuning(self) -> Recipe:
+        """The same for a network that is trained already: a lower learning rate, where none is given."""
+        return self if self.lr is not None else self.changed(lr=TUNING[self.optimizer])
+
     def make_optimizer(self, model: nn.Module) -> Optimizer:
         """The optimiser over ``model``'s parameters, in groups with and without weight decay."""
         decay = OPTIMIZERS[self.optimizer][1] if self.weight_decay is None else self.weight_decay
@@ -98,3 +103,12 @@ def seed_everything(seed: int, epoch: int, rank: int = 0) -> None:
     random.seed(mixed)
     np.random.seed(mixed)
     torch.manual_seed(mixed)
+
+
+def choose_epoch(epoch: int, *loaders: Any) -> None:
+    """Let loaders that shuffle by the number of the epoch give that epoch's images."""
+    for loader in loaders:
+        for owner in (loader, getattr(loader, "sampler", None)):
+            choose = getattr(owner, "set_epoch", None)
+            if choose is not None:
+                choose(epoch)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from edp_fx.compressor.compressor import Compressor
 from edp_fx.errors import TrainingError, typed_line
@@ -23,7 +24,7 @@ from edp_fx.train.evaluate import evaluate
 from edp_fx.train.metrics import MetricsLog
 from edp_fx.train.precision import mixed_precision
 from edp_fx.train.progress import Silent, Watcher
-from edp_fx.train.recipe import Recipe, seed_everything
+from edp_fx.train.recipe import Recipe, choose_epoch, seed_everything
 from edp_fx.train.state import load_state, save_state
 from edp_fx.train.task import Score, Task, floats, input_names, placed, split
 
@@ -55,6 +56,8 @@ class Trainer:
         watcher: shown the progress.
         title: what the run is called in it.
         task: what is minimised and judged; classes where None.
+        keep_statistics: batch norms normalise by the statistics that they came with, and keep them: those of a trained
+            network are of more images than a short run sees, and what a small batch says of them is noise.
     """
 
     def __init__(
@@ -70,12 +73,14 @@ class Trainer:
         watcher: Watcher | None = None,
         title: str = "training",
         task: Task | None = None,
+        keep_statistics: bool = False,
     ) -> None:
         need("train", "training", "accelerate")
         from accelerate import Accelerator, DataLoaderConfiguration
 
         self.recipe = recipe
         self.task = task or Task()
+        self.keep_statistics = keep_statistics
         if recipe.label_smoothing and not self.task.classifies:
             raise TrainingError("label_smoothing is of the default loss: leave it out where loss= is given")
         self.names = input_names(gm)
@@ -141,7 +146,7 @@ class Trainer:
         from timm.utils import ModelEmaV3
 
         average = ModelEmaV3(self.gm, decay=self.recipe.ema, use_warmup=True)
-        if self.compressor is not None:
+        if self.compressor is not None and not self.compressor.done:
             self.compressor.follow(average.module)
         return average
 
@@ -166,6 +171,9 @@ class Trainer:
         score: Score | None = None
         target = self.compressor.target / self.compressor.dense if self.compressor and self.compressor.budget else None
         self.watcher.begin(self.title, self.recipe.epochs, self.total_steps, target)
+        if log is not None and self.step == 0 and self.compressor is not None:
+            for event in self.compressor.events:  # before the first step
+                log.write(0, event)
         try:
             for epoch in range(self.epoch, self.recipe.epochs):
                 started = time.perf_counter()
@@ -198,11 +206,10 @@ class Trainer:
 
     def _one_epoch(self, epoch: int, log: MetricsLog | None) -> float:
         seed_everything(self.recipe.seed, epoch, self.accelerator.process_index)
-        for owner in (self.loader, self.source, getattr(self.source, "sampler", None)):
-            choose = getattr(owner, "set_epoch", None)
-            if choose is not None:
-                choose(epoch)
+        choose_epoch(epoch, self.loader, self.source)
         self.gm.train()
+        if self.keep_statistics:
+            _hold_statistics(self.gm)
         count, pending, running = 0, 0, torch.zeros((), device=self.device)
         batches = len(self.loader)
         for number, (inputs, targets) in enumerate(self._batches(epoch)):
@@ -354,3 +361,10 @@ class Trainer:
         self.epoch = int(state["progress"]["epoch"])
         self.step = int(state["progress"]["step"])
         self.model = self._wrapped()
+
+
+def _hold_statistics(network: nn.Module) -> None:
+    """Let batch norms that have statistics normalise by them."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            module.eval()

@@ -167,7 +167,7 @@ def test_a_budget_of_a_device_that_is_not_here_is_predicted_and_says_so(
         ("resnet18", {"--method": "scratch", "--epochs": "0"}, "without training"),
         ("resnet18", {"--epochs": "0", "--teacher": "resnet18"}, "--teacher"),
         ("resnet18", {"--epochs": "0", "--lr": "0.1"}, "lr applies to training only"),
-        ("resnet18", {"--epochs": "0", "--set": "end=0.5"}, "end needs training"),
+        ("resnet18", {"--epochs": "0", "--set": "end=0.5"}, "end does not apply"),
         ("resnet18", {"--set": "kinds=channel,filter"}, "filter"),
         ("resnet18", {"--set": "kinds=channel,kernel", "--macs": None, "--params": "0.4"}, "budget of MACs"),
         ("resnet18", {"--set": "importance=guess"}, "give one of taylor"),

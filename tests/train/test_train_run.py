@@ -317,8 +317,20 @@ def test_a_trained_network_teaches_itself(loaders: Loaders, monkeypatch: pytest.
     edp_fx.compress(make_net(), train, method="trained", macs=0.5, epochs=1)
     assert seen == [(Net, 0.5, False)] * len(train)
     seen.clear()
+    edp_fx.compress(make_net(), train, teacher="self", macs=0.5, epochs=1)
+    assert len(seen) == len(train)
+    seen.clear()
     edp_fx.compress(make_net(), train, macs=0.5, epochs=1)
     assert not seen
+
+
+def test_a_trained_network_learns_at_a_lower_rate(loaders: Loaders) -> None:
+    train, _ = loaders()
+    for options, rate in (({"method": "trained"}, 2e-4), ({}, None)):
+        small = edp_fx.compress(make_net(), train, macs=0.5, epochs=1, **options)
+        assert small.meta["edp_fx.run"]["recipe"]["lr"] == rate
+    given = edp_fx.compress(make_net(), train, method="trained", macs=0.5, recipe=Recipe(epochs=1, lr=0.01))
+    assert given.meta["edp_fx.run"]["recipe"]["lr"] == 0.01
 
 
 @pytest.mark.parametrize(
@@ -329,7 +341,7 @@ def test_a_trained_network_teaches_itself(loaders: Loaders, monkeypatch: pytest.
         ({"epochs": 1, "teacher": None, "temperature": 3.0}, "temperature applies where there is a teacher"),
         ({"epochs": 1, "runtime": object()}, "a budget of latency only"),
         ({"epochs": 1, "aling": 4}, "did you mean align"),
-        ({"epochs": 0, "end": 0.5}, "end needs training"),
+        ({"epochs": 0, "end": 0.5}, "end does not apply"),
         ({"epochs": 0, "kinds": ("kernel",)}, "nothing weighs kernel"),
         ({"epochs": 0, "method": "scratch"}, "without training"),
         ({"epochs": 0, "method": "truncate", "pairs": "identity"}, "must start spectral"),

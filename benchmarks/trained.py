@@ -1,0 +1,216 @@
+"""From trained weights at equal multiplications: every method goes on from the same dense network.
+
+    python -m benchmarks.trained --data FOLDER [--networks resnet20,resnet56] [--methods NAME,…] [--seeds 0 1 2]
+        [--dense-epochs 30] [--epochs 10] [--images N] [--out FILE.jsonl]
+
+FOLDER holds ``train.npz`` and ``test.npz`` of small photographs as JPEG files: ``data``, all files one after another,
+``lens``, their lengths in bytes, and ``labels``. A dense network is trained once for each network and kept beside the
+file of rows. Then each method goes on from it for the same epochs at a tenth of its learning rate, to each share of its
+MACs; ``+teacher`` learns from the dense network besides. ``thin`` starts from random weights, with the epochs of both.
+Accuracy is of the last epoch, on the test images. Finished rows are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+import edp_fx
+from benchmarks.compression.loop import fit
+from benchmarks.compression.methods import METHODS
+from benchmarks.compression.results import Results, only_one
+from benchmarks.compression.trial import ALIGN, NETWORKS, Task, Trial, precision
+from edp_fx import Method
+from edp_fx.data import ArrayDataset, make_loader
+from edp_fx.one_shot import one_shot
+from edp_fx.train import Recipe, Teacher, Trainer, evaluate
+
+SIDE, CLASSES, BATCH = 32, 10, 128
+DENSE_RATE, RATE = 0.1, 0.01
+MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
+TARGETS = (0.5, 0.3, 0.15)
+RESULTS = Path("benchmarks/results/trained.jsonl")
+TAUGHT = "+teacher"
+
+
+def at_once(trial: Trial, preset: str) -> nn.Module:
+    """All that goes before the first step, by images for ``one-shot``, by singular values for ``truncate``."""
+    gm = edp_fx.trace(trial.network(), trial.example)
+    images = None if preset == "truncate" else ((images,) for images, _ in trial.train)
+    method = Method.preset(preset, macs=trial.task.target)
+    if preset == "one-shot":
+        method = method.changed(align=trial.method.align)
+    return fit(one_shot(gm, (trial.example,), method, images).gm, trial)
+
+
+COMPARED: dict[str, Callable[[Trial], nn.Module]] = {
+    "trained": METHODS["edp-budget"],
+    "one-shot": lambda trial: at_once(trial, "one-shot"),
+    "channels": METHODS["edp-channels"],
+    "kernels": METHODS["edp-kernels"],
+    "ranks": METHODS["edp-ranks"],
+    "svd": lambda trial: at_once(trial, "truncate"),
+    "tp-taylor": METHODS["tp-taylor"],
+    "tp-group-norm": METHODS["tp-group-norm"],
+    "slimming": METHODS["slimming"],
+    "thin": METHODS["thin"],
+}
+DEFAULT = (
+    "trained+teacher", "one-shot+teacher", "tp-taylor+teacher", "trained", "tp-taylor", "tp-group-norm",
+    "channels+teacher", "kernels+teacher", "ranks+teacher", "svd+teacher", "slimming", "thin",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How long: epochs of the dense network, and of what goes on from it; how many images of each part (None: all)."""
+
+    dense_epochs: int
+    epochs: int
+    images: int | None
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Normalised; train shifted by up to four pixels and mirrored, test as it is."""
+
+    train: ArrayDataset
+    test: ArrayDataset
+
+    @classmethod
+    def load(cls, folder: Path, setting: Setting) -> Photographs:
+        """Read both files."""
+        train = _part(folder / "train.npz", setting.images, shift=4, flip=True, seed=0)
+        return cls(train, _part(folder / "test.npz", setting.images))
+
+
+def _part(path: Path, count: int | None, **augmentation: Any) -> ArrayDataset:
+    stored = np.load(path)
+    ends, data = np.cumsum(stored["lens"]), stored["data"]
+    order = np.random.default_rng(0).permutation(len(ends))[:count]  # they are sorted by class
+    images = np.stack([_decoded(data[ends[one] - stored["lens"][one] : ends[one]].tobytes()) for one in order])
+    labels = torch.from_numpy(stored["labels"][order].astype(np.int64))
+    numbers = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous() / 255
+    return ArrayDataset(numbers, labels, mean=MEAN, std=STD, **augmentation)
+
+
+def _decoded(file: bytes) -> Any:
+    with Image.open(io.BytesIO(file)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+class TrainedTrial(Trial):
+    """A trial that goes on from a dense network."""
+
+    def __init__(self, task: Task, setting: Setting, photographs: Photographs, dense: nn.Module) -> None:
+        name = task.method.removesuffix(TAUGHT)
+        self.task, self._dense = task, dense
+        self.recipe = Recipe(
+            epochs=setting.epochs + (setting.dense_epochs if name == "thin" else 0),
+            optimizer="sgd",
+            lr=DENSE_RATE if name == "thin" else RATE,
+            seed=task.seed,
+            mixed_precision=precision(),
+        )
+        self.train = make_loader(photographs.train, BATCH, train=True, seed=task.seed)
+        self.test = make_loader(photographs.test, 500, train=False)
+        self.example = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        self.dense = edp_fx.measure(dense, self.example)
+        if task.method.endswith(TAUGHT):
+            self.teacher = Teacher(dense, Method().distill, Method().temperature)
+
+    @property
+    def method(self) -> Method:
+        """The preset for trained weights, in the blocks that the table from random weights has."""
+        align, removals = ALIGN[self.task.network], Method().decisions
+        return Method.preset("trained", macs=self.task.target, align=align, removals=removals)
+
+    def network(self) -> nn.Module:
+        """The dense network with its trained weights."""
+        return copy.deepcopy(self._dense)
+
+
+def dense_network(name: str, setting: Setting, photographs: Photographs, folder: Path) -> nn.Module:
+    """Trained once, and kept in ``folder``."""
+    torch.manual_seed(0)
+    network, path = NETWORKS[name](), folder / f"trained-{name}-{setting.dense_epochs}.pt"
+    if not path.exists():
+        recipe = Recipe(setting.dense_epochs, optimizer="sgd", lr=DENSE_RATE, mixed_precision=precision())
+        gm = edp_fx.trace(network, torch.randn(2, 3, SIDE, SIDE))
+        trained = Trainer(gm, make_loader(photographs.train, BATCH, train=True, seed=0), recipe).run().model.cpu()
+        torch.save(trained.state_dict(), path)
+    network.load_state_dict(torch.load(path, weights_only=True))
+    return network.eval()
+
+
+def row(task: Task, setting: Setting, photographs: Photographs, dense: nn.Module) -> dict[str, Any]:
+    """Go on by the task's method, and measure."""
+    trial = TrainedTrial(task, setting, photographs, dense)
+    started = time.perf_counter()
+    if task.method == "start":
+        network = trial.network()
+    elif task.target == 1:
+        network = fit(trial.network(), trial)
+    else:
+        network = COMPARED[task.method.removesuffix(TAUGHT)](trial)
+    seconds = time.perf_counter() - started
+    score = evaluate(network, trial.test)
+    cost = edp_fx.measure(network.cpu().eval(), trial.example)
+    return {
+        "accuracy": score.accuracy,
+        "macs_ratio": cost.macs / trial.dense.macs,
+        "params_ratio": cost.params / trial.dense.params,
+        "seconds": round(seconds, 1),
+        "dense_epochs": setting.dense_epochs,
+        "epochs": trial.recipe.epochs,
+        "train_images": len(photographs.train),
+        "test_images": score.images,
+        "precision": trial.recipe.mixed_precision,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "torch": torch.__version__,
+    }
+
+
+def main() -> None:
+    """Measure what the file lacks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--networks", default="resnet20,resnet56")
+    parser.add_argument("--methods", default=",".join(DEFAULT))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--dense-epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    setting = Setting(options.dense_epochs, options.epochs, options.images)
+    photographs = Photographs.load(options.data, setting)
+    runs = [("continued", 1.0), ("continued+teacher", 1.0)]
+    runs += [(method, target) for target in TARGETS for method in options.methods.split(",")]
+    with only_one(options.out):
+        results = Results(options.out)
+        for network in options.networks.split(","):
+            dense = dense_network(network, setting, photographs, options.out.parent)
+            tasks = [Task(network, "start", 1.0, 0)]
+            tasks += [Task(network, method, target, seed) for seed in options.seeds for method, target in runs]
+            for task in tasks:
+                if task not in results.rows:
+                    results.add(task, row(task, setting, photographs, dense))
+                    print(task, results.rows[task], flush=True)
+
+
+if __name__ == "__main__":
+    main()
