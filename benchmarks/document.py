@@ -366,6 +366,11 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
         "python -m benchmarks.time_budget measured",
         "Shares of the dense network's time; `again` is measured once more after the run.",
     ),
+    "layer_rates.csv": plain_table(
+        "How fast a processor runs each layer: 10^9 multiply-accumulates a second",
+        "python -m benchmarks.layer_rates",
+        "Four fifths of the layers' time are spent at rates from `slow` to `fast`; `share` of all time is the layers'.",
+    ),
     "time_budget_devices.csv": plain_table(
         "Budgets of time on a GPU that is not at hand: predicted",
         "python -m benchmarks.time_budget predicted",
