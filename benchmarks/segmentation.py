@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 import edp_fx
 from benchmarks.compression.methods import METHODS
-from benchmarks.compression.results import Results, only_one
+from benchmarks.compression.results import Results, costs, only_one
 from benchmarks.compression.trial import Task, Trial, precision
 from edp_fx.latency import Meter, make_runtime
 from edp_fx.models import load_model
@@ -87,21 +87,13 @@ def row(task: Task, setting: Setting) -> dict[str, Any]:
     network = METHODS[task.method](trial).cpu().eval()
     seconds = time.perf_counter() - started
     score = evaluate(network, trial.test, Goal(trial.loss, MeanOverlap(CLASSES, VOID)))
-    cost = edp_fx.measure(network, trial.example)
     reading = Meter(make_runtime("onnxruntime"), 1, trial.network().eval(), trial.example).compare(network)
     return {
         "miou": score.metric,
-        "macs": cost.macs,
-        "macs_ratio": cost.macs / trial.dense.macs,
-        "params_ratio": cost.params / trial.dense.params,
         "time_ratio": reading.share,
         "ms": reading.small_ms,
-        "seconds": round(seconds, 1),
-        "epochs": setting.epochs,
         "size": trial.size,
-        "precision": trial.recipe.mixed_precision,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "torch": torch.__version__,
+        **costs(trial, network, seconds),
     }
 
 

@@ -30,7 +30,7 @@ from torch import nn
 import edp_fx
 from benchmarks.compression.loop import fit
 from benchmarks.compression.methods import METHODS
-from benchmarks.compression.results import Results, only_one
+from benchmarks.compression.results import Results, costs, only_one
 from benchmarks.compression.trial import ALIGN, NETWORKS, Task, Trial, precision
 from edp_fx import Method
 from edp_fx.data import ArrayDataset, make_loader
@@ -167,19 +167,12 @@ def row(task: Task, setting: Setting, photographs: Photographs, dense: nn.Module
         network = COMPARED[task.method.removesuffix(TAUGHT)](trial)
     seconds = time.perf_counter() - started
     score = evaluate(network, trial.test)
-    cost = edp_fx.measure(network.cpu().eval(), trial.example)
     return {
         "accuracy": score.accuracy,
-        "macs_ratio": cost.macs / trial.dense.macs,
-        "params_ratio": cost.params / trial.dense.params,
-        "seconds": round(seconds, 1),
         "dense_epochs": setting.dense_epochs,
-        "epochs": trial.recipe.epochs,
         "train_images": len(photographs.train),
         "test_images": score.images,
-        "precision": trial.recipe.mixed_precision,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "torch": torch.__version__,
+        **costs(trial, network, seconds),
     }
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 import edp_fx
 from benchmarks.compression.methods import ALIGNED, GRADUAL, METHODS, WEIGHED
@@ -119,4 +119,18 @@ def run(task: Task, setting: Setting, images: Images, *, alone: bool) -> dict[st
             "python": platform.python_version(),
             **{name: version(name) for name in PACKAGES},
         },
+    }
+
+
+def costs(trial: Trial, network: nn.Module, seconds: float) -> dict[str, Any]:
+    """What a row of another table says of a trained network's cost, and of where it trained."""
+    cost = edp_fx.measure(network.cpu().eval(), trial.example)
+    return {
+        "macs_ratio": cost.macs / trial.dense.macs,
+        "params_ratio": cost.params / trial.dense.params,
+        "seconds": round(seconds, 1),
+        "epochs": trial.recipe.epochs,
+        "precision": trial.recipe.mixed_precision,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "torch": torch.__version__,
     }
