@@ -32,8 +32,8 @@ PRODUCTS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 COLUMNS = ("model", "layers", "share", "rate", "slow", "fast", "ms", "cpu")
 
 
-def profile(model: str, repeats: int) -> list[tuple[str, float, float]]:
-    """Operator, median milliseconds and MACs of every node that a run computes."""
+def profile(model: str, repeats: int) -> list[tuple[float, float]]:
+    """Median milliseconds and MACs of every node that a run computes."""
     import onnxruntime
 
     image = IMAGES[:1]
@@ -51,10 +51,7 @@ def profile(model: str, repeats: int) -> list[tuple[str, float, float]]:
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             seen[event["name"]].append(event)
-    return [
-        (mine[0]["args"]["op_name"], statistics.median(one["dur"] for one in mine) / 1e3, _macs(mine[0]["args"]))
-        for mine in seen.values()
-    ]
+    return [(statistics.median(one["dur"] for one in mine) / 1e3, _macs(mine[0]["args"])) for mine in seen.values()]
 
 
 def _macs(shown: dict[str, Any]) -> float:
@@ -73,8 +70,8 @@ def _shapes(shown: list[dict[str, list[int]]]) -> list[list[int]]:
 def measure(model: str, repeats: int) -> dict[str, object]:
     """The row of a network."""
     nodes = profile(model, repeats)
-    whole = sum(ms for _, ms, _ in nodes)
-    layers = sorted((macs / ms / 1e6, ms, macs) for _, ms, macs in nodes if macs)
+    whole = sum(ms for ms, _ in nodes)
+    layers = sorted((macs / ms / 1e6, ms, macs) for ms, macs in nodes if macs)
     spent = np.cumsum([ms for _, ms, _ in layers])
     slow, fast = (layers[int(np.searchsorted(spent, share * spent[-1]))][0] for share in (0.1, 0.9))
     return {

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from benchmarks.compression.trial import Trial
 from edp_fx.errors import TrainingError
 from edp_fx.train.precision import mixed_precision
-from edp_fx.train.recipe import seed_everything
+from edp_fx.train.recipe import choose_epoch, seed_everything
 from edp_fx.train.task import floats
 
 LAYOUT = torch.channels_last  # twice as fast as the other on depthwise layers, and never slower
@@ -48,9 +48,7 @@ def fit(
     loss_sum, step = torch.zeros((), device=device), 0
     for epoch in range(recipe.epochs):
         seed_everything(recipe.seed, epoch)
-        choose = getattr(trial.train.sampler, "set_epoch", None)
-        if choose is not None:
-            choose(epoch)
+        choose_epoch(epoch, trial.train)
         model.train()
         for images, labels in trial.train:
             for group in optimizer.param_groups:

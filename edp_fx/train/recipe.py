@@ -15,7 +15,6 @@ from edp_fx.errors import EdpError, TrainingError
 from edp_fx.settings import Settings, bounded
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # what multiplies in training
-TUNING = {"adamw": 2e-4, "sgd": 0.01}  # default learning rate from trained weights
 OPTIMIZERS = {"adamw": (2e-3, 0.05), "sgd": (0.1, 5e-4)}  # default learning rate and weight decay
 
 
@@ -74,7 +73,7 @@ class Recipe(Settings):
 
     def tuning(self) -> Recipe:
         """The same for a network that is trained already: a lower learning rate, where none is given."""
-        return self if self.lr is not None else self.changed(lr=TUNING[self.optimizer])
+        return self if self.lr is not None else self.changed(lr=self.peak_lr / 10)
 
     def make_optimizer(self, model: nn.Module) -> Optimizer:
         """The optimiser over ``model``'s parameters, in groups with and without weight decay."""
