@@ -1,11 +1,11 @@
 """Segmentation at equal multiplications: street scenes, every method trained alike from random weights.
 
-    python -m benchmarks.segmentation --data CAMVID [--networks NAME,…] [--epochs 30] [--seeds 0] [--out FILE.jsonl]
+    python -m benchmarks.segmentation --data CAMVID [--networks NAME,…] [--size 96 128] [--out FILE.jsonl]
 
-CAMVID is a folder as ``examples/segmentation.py`` takes it. For each network the dense one, then for each share of the
-MACs edp_fx by its default, the uniformly thinner network and Torch-Pruning by Taylor importance on the same schedule:
-mean intersection over union on the test images after the last epoch, and milliseconds of an image under onnxruntime,
-one thread, against the dense network's in turns. Finished rows are kept.
+CAMVID is a folder as ``examples/segmentation.py`` takes it; images and masks are brought to one size. For each network
+the dense one, then for each share of the MACs edp_fx by its default, the uniformly thinner network and Torch-Pruning by
+Taylor importance on the same schedule: mean intersection over union on the test images after the last epoch, and
+milliseconds of an image under onnxruntime, one thread, against the dense network's in turns. Finished rows are kept.
 """
 
 from __future__ import annotations
@@ -30,9 +30,14 @@ from edp_fx.latency import Meter, make_runtime
 from edp_fx.models import load_model
 from edp_fx.train import Recipe, evaluate
 from edp_fx.train import Task as Goal
-from examples.segmentation import MeanOverlap, Scenes
+from examples.segmentation import MeanOverlap, Scenes, scores
 
-NETWORKS = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large")
+# who makes each, and how many epochs every method trains it
+NETWORKS = {
+    "lraspp_mobilenet_v3_large": ("torchvision:lraspp_mobilenet_v3_large", 30),
+    "deeplabv3_mobilenet_v3_large": ("torchvision:deeplabv3_mobilenet_v3_large", 20),
+    "unet_mobilenet_v2": ("examples.segmentation:unet", 12),
+}
 TARGETS = (0.5, 0.3)
 COMPARED = ("edp-budget", "tp-taylor", "thin")
 CLASSES, VOID = 11, 11
@@ -41,11 +46,24 @@ RESULTS = Path("benchmarks/results/segmentation.jsonl")
 
 @dataclass(frozen=True)
 class Setting:
-    """Where the images are, and how long every method trains."""
+    """Where the images are, how large they are made, and how long every method trains."""
 
     data: Path
-    epochs: int
+    size: tuple[int, int]
+    epochs: int | None  # None: the network's own number
     batch: int = 8
+
+
+class Kept(Scenes):
+    """Scenes that are read once."""
+
+    def __init__(self, setting: Setting, part: str) -> None:
+        super().__init__(setting.data, part, setting.size)
+        self.all = [super(Kept, self).read(index) for index in range(len(self))]
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """From memory."""
+        return self.all[index]
 
 
 class SegmentationTrial(Trial):
@@ -53,9 +71,9 @@ class SegmentationTrial(Trial):
 
     def __init__(self, task: Task, setting: Setting) -> None:
         self.task = task
-        self.recipe = Recipe(epochs=setting.epochs, seed=task.seed, mixed_precision=precision())
-        scenes = {part: Scenes(setting.data, part) for part in ("train", "test")}
-        self.size = tuple(scenes["test"][0][1].shape)
+        self.recipe = Recipe(setting.epochs or NETWORKS[task.network][1], seed=task.seed, mixed_precision=precision())
+        scenes = {part: Kept(setting, part) for part in ("train", "test")}
+        self.size = setting.size
         self.train: Any = DataLoader(scenes["train"], setting.batch, shuffle=True, drop_last=True)
         self.test: Any = DataLoader(scenes["test"], setting.batch)
         self.example = torch.randn(2, 3, *self.size, generator=torch.Generator().manual_seed(0))
@@ -68,12 +86,12 @@ class SegmentationTrial(Trial):
 
     def network(self) -> nn.Module:
         """The dense network with this seed's weights."""
-        torch.manual_seed(self.task.seed)
-        return load_model(f"torchvision:{self.task.network}", num_classes=CLASSES, img_size=self.size).model
+        made = load_model(NETWORKS[self.task.network][0], num_classes=CLASSES, img_size=self.size, seed=self.task.seed)
+        return made.model
 
     def loss(self, outputs: Any, labels: Tensor) -> Tensor:
         """Cross entropy of the pixels that have a class."""
-        return F.cross_entropy(outputs["out"], labels, ignore_index=VOID)
+        return F.cross_entropy(scores(outputs), labels, ignore_index=VOID)
 
     def is_head(self, layer: nn.Module) -> bool:
         """Convolutions that give the classes."""
@@ -93,6 +111,8 @@ def row(task: Task, setting: Setting) -> dict[str, Any]:
         "time_ratio": reading.share,
         "ms": reading.small_ms,
         "size": trial.size,
+        "train_images": len(trial.train.dataset),
+        "test_images": score.images,
         **costs(trial, network, seconds),
     }
 
@@ -104,17 +124,21 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--methods", default=",".join(COMPARED))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--size", type=int, nargs=2, default=[96, 128], help="height and width in pixels")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    setting = Setting(options.data, options.epochs)
-    runs = [("dense", 1.0), *((method, target) for target in TARGETS for method in options.methods.split(","))]
+    setting = Setting(options.data, tuple(options.size), options.epochs)
+    methods = options.methods.split(",")
+    runs = [[("dense", 1.0), *((method, TARGETS[0]) for method in methods)]]
+    runs += [[(method, target) for method in methods] for target in TARGETS[1:]]
     tasks = [
         Task(network, method, target, seed)
         for seed in options.seeds
+        for some in runs  # the first share of all networks first
         for network in options.networks.split(",")
-        for method, target in runs
+        for method, target in some
     ]
     with only_one(options.out):
         results = Results(options.out)

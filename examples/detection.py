@@ -1,6 +1,7 @@
-"""A torchvision detector on images of your own, dense and compressed, trained alike.
+"""A detector of torchvision or ultralytics on images of your own, dense and compressed, trained alike.
 
     python examples/detection.py --data raccoon --model ssdlite320_mobilenet_v3_large --macs 0.5 --epochs 60 --out small
+    python examples/detection.py --data raccoon --model yolo11n --size 256 --macs 0.5 --epochs 60 --out small
     python examples/detection.py --data raccoon --evaluate small
 
 DATA has ``images/*.jpg`` and ``annotations/*.xml`` (Pascal VOC); each fifth image is for testing. The detector's
@@ -29,19 +30,25 @@ from edp_fx.parts import Parts
 
 if __package__:
     from examples import voc
+    from examples.yolo import Yolo
 else:
     import voc
+    from yolo import Yolo
 
 Loader = DataLoader[tuple[list[Tensor], list[voc.Target]]]
 
 
-def build(name: str, classes: int, size: int, pretrained: bool) -> nn.Module:
+def build(name: str, classes: int, size: int, regions: int, pretrained: bool) -> nn.Module:
     """A detector for so many classes beside the background."""
+    if name.startswith("yolo"):
+        return Yolo(name, classes, size)
     try:
         builder = torchvision.models.get_model_builder(name)
     except ValueError as error:
         raise ModelError(f"torchvision has no model {name!r}: {', '.join(detectors())}") from error
     sizes: dict[str, Any] = {} if name.startswith("ssd") else {"min_size": size, "max_size": 2 * size}
+    if "rcnn" in name:
+        sizes["box_batch_size_per_image"] = regions
     weights = "DEFAULT" if pretrained else None
     return builder(weights=None, weights_backbone=weights, num_classes=classes + 1, **sizes)
 
@@ -126,13 +133,8 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """The whole program; returns the table's figures."""
-    torch.manual_seed(options.seed)
-    saved: dict[str, Any] = {}
-    if options.evaluate:
-        saved = edp_fx.load(options.evaluate).meta["edp_fx.recipe"]["extra"]
-        options.classes = options.classes or saved["classes"]
+def read(options: argparse.Namespace) -> tuple[list[str], Loader, Loader, Any]:
+    """The classes, the images for training and for testing, and the arguments of a first call."""
     annotations = voc.read_annotations(options.data, options.classes)
     classes = options.classes or sorted({name for one in annotations for name in one.names})
     training, testing = voc.split(annotations)
@@ -142,10 +144,21 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     if not len(loader):
         raise DataError(f"--batch {options.batch} is more than the {len(training)} training images: give a smaller one")
     first = next(iter(DataLoader(voc.Boxes(training[:2], classes), batch_size=2, collate_fn=voc.collate)))
+    return classes, loader, test, first
+
+
+def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """The whole program; returns the table's figures."""
+    torch.manual_seed(options.seed)
+    saved: dict[str, Any] = {}
+    if options.evaluate:
+        saved = edp_fx.load(options.evaluate).meta["edp_fx.recipe"]["extra"]
+        options.classes = options.classes or saved["classes"]
+    classes, loader, test, first = read(options)
     rows: dict[str, dict[str, float]] = {}
 
     if options.evaluate:
-        model = build(saved["model"], len(saved["classes"]), saved["size"], pretrained=False)
+        model = build(saved["model"], len(saved["classes"]), saved["size"], options.regions, pretrained=False)
         parts = edp_fx.trace_parts(model, first)
         parts.put(edp_fx.load(options.evaluate))
         rows["saved"] = facts(model, parts, test)
@@ -154,7 +167,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
 
     for name in ("compressed",) if options.no_dense else ("dense", "compressed"):
         torch.manual_seed(options.seed)
-        model = build(options.model, len(classes), options.size, options.pretrained).to(options.device)
+        model = build(options.model, len(classes), options.size, options.regions, options.pretrained).to(options.device)
         parts = edp_fx.trace_parts(model, ([one.to(options.device) for one in first[0]], first[1]))
         if name == "compressed" or options.no_dense:
             print(parts, flush=True)
@@ -174,9 +187,10 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--data", type=Path, required=True, help="directory with images/ and annotations/")
     made.add_argument("--classes", nargs="+", default=[], help="names; by themselves all that are annotated")
-    made.add_argument("--model", default="ssdlite320_mobilenet_v3_large", help="any detector of torchvision")
+    made.add_argument("--model", default="ssdlite320_mobilenet_v3_large", help="torchvision's or yolo11n and its like")
     made.add_argument("--pretrained", action="store_true", help="start from ImageNet weights (a download)")
-    made.add_argument("--size", type=int, default=320, help="shorter side of the images (SSD has its own)")
+    made.add_argument("--size", type=int, default=320, help="shorter side of the images; of YOLO's the longer")
+    made.add_argument("--regions", type=int, default=512, help="of an image that a two-stage detector learns from")
     made.add_argument("--macs", type=float, default=0.5, help="share of the MACs that stays")
     made.add_argument("--method", default=None, help="preset: scratch, trained, paper")
     made.add_argument("--epochs", type=int, default=60)

@@ -1,10 +1,13 @@
-"""Segmentation (torchvision): a loss and a metric of one's own, dense and compressed networks trained alike.
+"""Segmentation: a loss and a metric of one's own, dense and compressed networks trained alike.
 
     python examples/segmentation.py --data CAMVID --epochs 60 --macs 0.5
-    python examples/segmentation.py --data CAMVID --network deeplabv3_mobilenet_v3_large --epochs 60
+    python examples/segmentation.py --data CAMVID --network torchvision:deeplabv3_mobilenet_v3_large --epochs 60
+    python examples/segmentation.py --data CAMVID --network examples.segmentation:unet --size 192 256 --epochs 60
 
 CAMVID holds train/, val/ and test/ with images, and trainannot/, valannot/ and testannot/ with masks of the same names:
-PNG files whose pixels are classes from 0 on; --void says which of them is no class.
+PNG files whose pixels are classes from 0 on; --void says which of them is no class. The network is torchvision's, or a
+function that makes one for ``num_classes``; the U-Net here takes sizes that 32 divides, and the package
+segmentation-models-pytorch.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
@@ -24,18 +27,38 @@ import edp_fx
 from edp_fx.models import load_model
 from edp_fx.train import Recipe, RichWatcher, Task, Trainer, evaluate
 
+NETWORK = "torchvision:lraspp_mobilenet_v3_large"
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+def unet(num_classes: int) -> nn.Module:
+    """A U-Net of segmentation-models-pytorch over MobileNetV2, with random weights."""
+    import segmentation_models_pytorch as smp
+
+    made: nn.Module = smp.Unet("mobilenet_v2", encoder_weights=None, classes=num_classes)
+    return made
+
+
+def scores(outputs: Any) -> Tensor:
+    """[N, classes, H, W], of whatever form the network's outputs are."""
+    found: Tensor = outputs["out"] if isinstance(outputs, dict) else outputs
+    return found
 
 
 class Scenes(Dataset[tuple[Tensor, Tensor]]):
     """Images [3, H, W], normalised, and masks [H, W], mirrored at random in training.
 
+    Args:
+        root: the folder.
+        part: which part of it.
+        size: height and width of both; None leaves them as they are.
+
     Raises:
         SystemExit: a folder or a mask is missing.
     """
 
-    def __init__(self, root: Path, part: str) -> None:
-        self.train = part == "train"
+    def __init__(self, root: Path, part: str, size: tuple[int, int] | None = None) -> None:
+        self.train, self.size = part == "train", size
         self.images = sorted((root / part).glob("*.*"))
         self.masks = [root / f"{part}annot" / f"{image.stem}.png" for image in self.images]
         if not self.images:
@@ -47,10 +70,17 @@ class Scenes(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.images)
 
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """The image [H, W, 3] and the mask, as bytes."""
+        image, mask = Image.open(self.images[index]).convert("RGB"), Image.open(self.masks[index])
+        if self.size is not None:
+            wide = self.size[::-1]
+            image, mask = image.resize(wide, Image.Resampling.BILINEAR), mask.resize(wide, Image.Resampling.NEAREST)
+        return torch.from_numpy(np.array(image)), torch.from_numpy(np.array(mask))
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        pixels = torch.from_numpy(np.array(Image.open(self.images[index]).convert("RGB"))) / 255
-        mask = torch.from_numpy(np.array(Image.open(self.masks[index]))).long()
-        image = ((pixels - MEAN) / STD).permute(2, 0, 1)
+        pixels, mask = self.read(index)
+        image, mask = ((pixels / 255 - MEAN) / STD).permute(2, 0, 1), mask.long()
         if self.train and torch.rand(()) < 0.5:
             image, mask = image.flip(-1), mask.flip(-1)
         return image.contiguous(), mask.contiguous()
@@ -74,9 +104,9 @@ class MeanOverlap:
         """Forget all."""
         self.counts = torch.zeros(self.classes, self.classes, dtype=torch.long)
 
-    def update(self, outputs: dict[str, Tensor], masks: Tensor) -> None:
-        """Count a batch: outputs["out"] [N, classes, H, W], masks [N, H, W]."""
-        found, true = outputs["out"].argmax(1), masks
+    def update(self, outputs: Any, masks: Tensor) -> None:
+        """Count a batch: scores [N, classes, H, W], masks [N, H, W]."""
+        found, true = scores(outputs).argmax(1), masks
         counted = true != self.void
         pairs = true[counted] * self.classes + found[counted]
         self.counts += torch.bincount(pairs.cpu(), minlength=self.classes**2).view(self.classes, self.classes)
@@ -91,7 +121,8 @@ class MeanOverlap:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/, trainannot/, val/ …")
-    parser.add_argument("--network", default="lraspp_mobilenet_v3_large", help="a segmentation network of torchvision")
+    parser.add_argument("--network", default=NETWORK, help="torchvision:NAME, or module.path:function")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of images and masks; else as they are")
     parser.add_argument("--classes", type=int, default=11)
     parser.add_argument("--void", type=int, default=11, help="label of pixels that do not count")
     parser.add_argument("--macs", type=float, default=0.5, help="share of the dense network")
@@ -101,7 +132,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("segmentation"))
     options = parser.parse_args()
 
-    sets = {part: Scenes(options.data, part) for part in ("train", "val", "test")}
+    sets = {part: Scenes(options.data, part, options.size) for part in ("train", "val", "test")}
     loaders: dict[str, Any] = {
         part: DataLoader(
             scenes, options.batch_size, shuffle=scenes.train, drop_last=scenes.train, num_workers=options.workers
@@ -109,11 +140,11 @@ def main() -> None:
         for part, scenes in sets.items()
     }
     height, width = sets["train"][0][1].shape
-    loaded = load_model(f"torchvision:{options.network}", num_classes=options.classes, img_size=(height, width))
+    loaded = load_model(options.network, num_classes=options.classes, img_size=(height, width))
     inputs = loaded.example_inputs
 
-    def loss(outputs: dict[str, Tensor], masks: Tensor) -> Tensor:
-        return F.cross_entropy(outputs["out"], masks, ignore_index=options.void)
+    def loss(outputs: Any, masks: Tensor) -> Tensor:
+        return F.cross_entropy(scores(outputs), masks, ignore_index=options.void)
 
     task = Task(loss, MeanOverlap(options.classes, options.void))
     recipe = Recipe(epochs=options.epochs)

@@ -5,8 +5,9 @@
 DIR has the frames as ``*.jpg``, in the order of their names; ``--box`` is where the object is in the first one (x1, y1,
 x2, y2 in pixels). One backbone sees the exemplar and the search region; the features of the one are compared with those
 of the other as kernels, so both lose the same channels. Training needs no boxes: it finds places of a frame again,
-moved and in another light, in the first three quarters of the frames. The table says how far the compressed tracker's
-boxes overlap those of the dense one in the last quarter.
+moved and in another light, in the first three quarters of the frames. The dense tracker follows the object through all
+of them. In the last quarter both start from its box, and the table says how far the compressed one's overlap with its
+are.
 
 L. Bertinetto et al., "Fully-Convolutional Siamese Networks for Object Tracking", 2016.
 """
@@ -198,28 +199,41 @@ def train(model: SiamFC, frames: list[Tensor], options: argparse.Namespace, part
         print(f"pruning and merging changed the parts' outputs by at most {compressor.max_rel_diff:.1e} (relative)")
 
 
+def build(options: argparse.Namespace, frames: list[Tensor]) -> tuple[SiamFC, Parts]:
+    """A tracker with the seed's weights, and its parts; ``options`` learn how many cells a response has."""
+    torch.manual_seed(options.seed)
+    model = SiamFC(options.width)
+    with torch.no_grad():
+        first = torch.zeros(1, 3, EXEMPLAR, EXEMPLAR), torch.zeros(1, 3, SEARCH, SEARCH)
+        options.cells = model.response(model.backbone(first[0]), first[1]).shape[-1]
+    return model, edp_fx.trace_parts(model, pairs(frames, 2, options.cells))
+
+
+def split(frames: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """(training, held out), each in the video's order."""
+    held = 3 * len(frames) // 4
+    return frames[:held], frames[held:]
+
+
 def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """The whole program; returns the table's figures."""
     frames = read_frames(options.frames)
     box: Box = tuple(options.box)
     check_box(box, frames[0])
-    held = 3 * len(frames) // 4
+    training, held = split(frames)
     rows: dict[str, dict[str, float]] = {}
     tracks: dict[str, list[Box]] = {}
     for name in ("dense", "compressed"):
-        torch.manual_seed(options.seed)
-        model = SiamFC(options.width)
-        with torch.no_grad():
-            first = torch.zeros(1, 3, EXEMPLAR, EXEMPLAR), torch.zeros(1, 3, SEARCH, SEARCH)
-            options.cells = model.response(model.backbone(first[0]), first[1]).shape[-1]
-        parts = edp_fx.trace_parts(model, pairs(frames, 2, options.cells))
+        model, parts = build(options, frames)
         if name == "dense":
             print(parts)
-        train(model, frames[:held], options, parts if name == "compressed" else None)
-        tracks[name] = track(model, frames, box)
+        train(model, training, options, parts if name == "compressed" else None)
+        if name == "dense":
+            box = track(model, [*training, held[0]], box)[-1]
+        tracks[name] = track(model, held, box)
         measured = edp_fx.measure(parts.graph, parts.inputs)
         rows[name] = {"MACs": measured.macs, "parameters": measured.params}
-        rows[name]["overlap"] = overlap(tracks["dense"][held:], tracks[name][held:])
+        rows[name]["overlap"] = overlap(tracks["dense"][1:], tracks[name][1:])
     edp_fx.save(parts.graph, options.out, parts.inputs, extra={"width": options.width})
     (options.out / "report.json").write_text(json.dumps({"rows": rows, "tracks": tracks}, indent=1))
     print(f"{'':12}{'MACs':>12}{'parameters':>14}{'overlap':>10}")
@@ -230,21 +244,26 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     return rows
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--frames", type=Path, required=True)
+    made.add_argument("--box", type=float, nargs=4, required=True, metavar=("X1", "Y1", "X2", "Y2"))
+    made.add_argument("--macs", type=float, default=0.5)
+    made.add_argument("--width", type=float, default=0.5, help="share of AlexNet's channels")
+    made.add_argument("--steps", type=int, default=2000)
+    made.add_argument("--batch", type=int, default=8)
+    made.add_argument("--lr", type=float, default=0.01)
+    made.add_argument("--every", type=int, default=100, help="steps between lines")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--out", type=Path, default=Path("small"))
+    return made
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run; a wrong use is one line and status 2."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=Path, required=True)
-    parser.add_argument("--box", type=float, nargs=4, required=True, metavar=("X1", "Y1", "X2", "Y2"))
-    parser.add_argument("--macs", type=float, default=0.5)
-    parser.add_argument("--width", type=float, default=0.5, help="share of AlexNet's channels")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=0.01)
-    parser.add_argument("--every", type=int, default=100, help="steps between lines")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("small"))
     try:
-        run(parser.parse_args(arguments))
+        run(parser().parse_args(arguments))
     except EdpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,8 +126,13 @@ def _way(error: BaseException) -> str:
 
 
 def reason(error: BaseException, dims: dict[str, Any]) -> str:
-    """The innermost cause in one line; sizes the model fixes are said in the words of the options."""
+    """The innermost cause in one line, with the node where it names one; sizes the model fixes are said in the words
+    of the options.
+    """
+    at = ""
     while error.__cause__ is not None:
+        found = re.search(r"node %(\w+) ", str(error))
+        at = f"node {found[1]!r}: " if found else at
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines)
@@ -134,4 +140,7 @@ def reason(error: BaseException, dims: dict[str, Any]) -> str:
         if "onstraint" in type(error).__name__ + text and name in text:
             option = "--batch N" if name == "batch" else "no --image"
             return f"the model fixes the {name} size, so it cannot vary: use {option}. ({text[:300]})"
-    return f"{type(error).__name__}: {text[:200] or 'no message'}"
+    if isinstance(error, TypeError) and "attribute type" in text and "SymbolicTensor" in text:
+        what = "ONNX wants a constant where the model has a size that varies (a convolution's groups, say)"
+        return f"{at}{what}: use --batch N"
+    return f"{at}{type(error).__name__}: {text[:200] or 'no message'}"

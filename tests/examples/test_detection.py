@@ -64,7 +64,7 @@ def wrong_data(directory: Path, case: str) -> tuple[list[str], str]:
         return [], "02.xml is no VOC annotation"
     if case == "batch":
         return ["--batch", "9"], "--batch 9 is more than the 8 training images"
-    return ["--model", "yolo"], "torchvision has no model 'yolo'"
+    return ["--model", "resnet1"], "torchvision has no model 'resnet1'"
 
 
 CASES = (

@@ -348,6 +348,18 @@ def test_a_model_with_its_batch_baked_in_says_so(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_groups_that_are_the_batch_are_named_with_what_to_do(tmp_path: Path) -> None:
+    class Own(nn.Module):
+        def forward(self, kernels: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.conv2d(x.reshape(1, -1, 8, 8), kernels, groups=x.shape[0])
+
+    inputs, file = (torch.randn(2, 3, 3, 3), torch.randn(2, 3, 8, 8)), tmp_path / "b.onnx"
+    with pytest.raises(LoweringError, match=r"node 'conv2d': ONNX wants a constant .* use --batch N"):
+        edp_fx.lower(Own(), inputs, file, target="onnx")
+    assert os.listdir(tmp_path) == []
+    assert edp_fx.lower(Own(), inputs, file, target="onnx", batch=2).verification.max_rel_diff < 1e-4
+
+
 def node_file(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], batch: str | int = 2) -> bytes:
     graph = helper.make_graph(
         nodes,
