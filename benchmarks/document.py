@@ -22,6 +22,7 @@ from benchmarks.plots import accuracy_over_macs, seconds_over_nodes
 from benchmarks.rows import read, read_lines
 from benchmarks.structural_pruning import TOOLS, ratio
 from benchmarks.structural_pruning import summary as counts
+from benchmarks.task_tables import TASKS
 from benchmarks.widths import in_macs
 from benchmarks.without_training import DESCRIPTIONS as ONE_SHOT
 from edp_fx.compressor import Method
@@ -343,6 +344,12 @@ def widths(path: Path) -> str:
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "compression.jsonl": compression,
     "without_training.jsonl": without_training,
+    **TASKS,
+    "exports.csv": plain_table(
+        "Files of networks beyond classification",
+        "python -m benchmarks.exports",
+        "At half of the MACs, with random weights; compared with torch under onnxruntime. None ran on a GPU.",
+    ),
     "training.jsonl": training,
     "latency.csv": plain_table("Latency", "python -m benchmarks.latency"),
     "depthwise.csv": plain_table(

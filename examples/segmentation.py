@@ -13,6 +13,7 @@ segmentation-models-pytorch.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import edp_fx
+from edp_fx.errors import DataError, EdpError
 from edp_fx.models import load_model
 from edp_fx.train import Recipe, RichWatcher, Task, Trainer, evaluate
 
@@ -54,7 +56,7 @@ class Scenes(Dataset[tuple[Tensor, Tensor]]):
         size: height and width of both; None leaves them as they are.
 
     Raises:
-        SystemExit: a folder or a mask is missing.
+        DataError: a folder or a mask is missing.
     """
 
     def __init__(self, root: Path, part: str, size: tuple[int, int] | None = None) -> None:
@@ -62,13 +64,26 @@ class Scenes(Dataset[tuple[Tensor, Tensor]]):
         self.images = sorted((root / part).glob("*.*"))
         self.masks = [root / f"{part}annot" / f"{image.stem}.png" for image in self.images]
         if not self.images:
-            raise SystemExit(f"--data {root}: no images in {part}/")
+            raise DataError(f"--data {root}: no images in {part}/")
         missing = [mask for mask in self.masks if not mask.exists()]
         if missing:
-            raise SystemExit(f"--data {root}: {missing[0]} is missing: every image of {part}/ needs its mask")
+            raise DataError(f"--data {root}: {missing[0]} is missing: every image of {part}/ needs its mask")
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def check(self, classes: int, void: int) -> None:
+        """Raise DataError for a mask that is unreadable, of another size than its image, or has another class."""
+        for image, mask in zip(self.images, self.masks):
+            try:
+                size, pixels = Image.open(image).size, np.array(Image.open(mask))
+            except OSError as error:
+                raise DataError(f"{error}: take it and its mask away, or mend it") from error
+            if pixels.shape != size[::-1]:
+                raise DataError(f"{mask} has the shape {pixels.shape}, its image is {size[1]} high and {size[0]} wide")
+            foreign = pixels[(pixels >= classes) & (pixels != void)]
+            if len(foreign):
+                raise DataError(f"{mask}: the class {foreign[0]} is not below --classes {classes}, nor --void {void}")
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """The image [H, W, 3] and the mask, as bytes."""
@@ -118,21 +133,27 @@ class MeanOverlap:
         return float((hit / (whole - hit).clamp_min(1))[seen].double().mean())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/, trainannot/, val/ …")
-    parser.add_argument("--network", default=NETWORK, help="torchvision:NAME, or module.path:function")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of images and masks; else as they are")
-    parser.add_argument("--classes", type=int, default=11)
-    parser.add_argument("--void", type=int, default=11, help="label of pixels that do not count")
-    parser.add_argument("--macs", type=float, default=0.5, help="share of the dense network")
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("segmentation"))
-    options = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--data", type=Path, required=True, help="folder with train/, trainannot/, val/ …")
+    made.add_argument("--network", default=NETWORK, help="torchvision:NAME, or module.path:function")
+    made.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of images and masks; else as they are")
+    made.add_argument("--classes", type=int, default=11)
+    made.add_argument("--void", type=int, default=11, help="label of pixels that do not count")
+    made.add_argument("--macs", type=float, default=0.5, help="share of the dense network")
+    made.add_argument("--epochs", type=int, default=60)
+    made.add_argument("--batch-size", type=int, default=8)
+    made.add_argument("--workers", type=int, default=0)
+    made.add_argument("--out", type=Path, default=Path("segmentation"))
+    return made
 
+
+def run(options: argparse.Namespace) -> None:
+    """The whole program."""
     sets = {part: Scenes(options.data, part, options.size) for part in ("train", "val", "test")}
+    for scenes in sets.values():
+        scenes.check(options.classes, options.void)
     loaders: dict[str, Any] = {
         part: DataLoader(
             scenes, options.batch_size, shuffle=scenes.train, drop_last=scenes.train, num_workers=options.workers
@@ -178,5 +199,15 @@ def main() -> None:
     print(f"saved in {options.out}")
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """Run; a wrong use is one line and status 2."""
+    try:
+        run(parser().parse_args(arguments))
+    except EdpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
