@@ -344,6 +344,12 @@ def widths(path: Path) -> str:
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "compression.jsonl": compression,
     "without_training.jsonl": without_training,
+    "published.csv": plain_table(
+        "Published: CIFAR-10, from trained weights",
+        "python -m benchmarks.trained",
+        "The command makes ours, of the same networks and images; none is committed yet. These are what their authors "
+        "say, of networks trained on for 100 epochs or more, mostly at the best epoch by the test images.",
+    ),
     **TASKS,
     "exports.csv": plain_table(
         "Files of networks beyond classification",

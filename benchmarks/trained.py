@@ -3,8 +3,8 @@
     python -m benchmarks.trained --data FOLDER [--networks resnet20,resnet56] [--methods NAME,…] [--seeds 0 1 2]
         [--dense-epochs 30] [--epochs 10] [--images N] [--out FILE.jsonl]
 
-FOLDER holds ``train.npz`` and ``test.npz`` of small photographs as JPEG files: ``data``, all files one after another,
-``lens``, their lengths in bytes, and ``labels``. A dense network is trained once for each network and kept beside the
+FOLDER holds CIFAR-10 as torchvision keeps it, or ``train.npz`` and ``test.npz`` of small photographs as JPEG files:
+``data``, all files one after another, ``lens``, their lengths in bytes, and ``labels``. A dense network is trained once for each network and kept beside the
 file of rows. Then each method goes on from it for the same epochs at a tenth of its learning rate, to each share of its
 MACs; ``+teacher`` learns from the dense network besides. ``thin`` starts from random weights, with the epochs of both.
 Accuracy is of the last epoch, on the test images. Finished rows are kept.
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.datasets import CIFAR10
 
 import edp_fx
 from benchmarks.compression.loop import fit
@@ -91,22 +92,33 @@ class Photographs:
 
     @classmethod
     def load(cls, folder: Path, setting: Setting) -> Photographs:
-        """Read both files."""
-        train = _part(folder / "train.npz", setting.images, shift=4, flip=True, seed=0)
-        return cls(train, _part(folder / "test.npz", setting.images))
+        """Read both parts."""
+        read = _of_torchvision if (folder / CIFAR10.base_folder).is_dir() else _of_files
+        train = _part(*read(folder, "train"), setting.images, shift=4, flip=True, seed=0)
+        return cls(train, _part(*read(folder, "test"), setting.images))
 
 
-def _part(path: Path, count: int | None, **augmentation: Any) -> ArrayDataset:
-    stored = np.load(path)
+def _part(images: Any, labels: Any, count: int | None, **augmentation: Any) -> ArrayDataset:
+    order = np.random.default_rng(0).permutation(len(labels))[:count]  # they may be sorted by class
+    pixels = torch.from_numpy(np.stack([_decoded(images[one]) for one in order])).permute(0, 3, 1, 2)
+    known = torch.from_numpy(np.asarray(labels, dtype=np.int64)[order])
+    return ArrayDataset(pixels.contiguous() / 255, known, mean=MEAN, std=STD, **augmentation)
+
+
+def _of_torchvision(folder: Path, part: str) -> tuple[Any, Any]:
+    stored = CIFAR10(str(folder), train=part == "train")
+    return stored.data, stored.targets
+
+
+def _of_files(folder: Path, part: str) -> tuple[Any, Any]:
+    stored = np.load(folder / f"{part}.npz")
     ends, data = np.cumsum(stored["lens"]), stored["data"]
-    order = np.random.default_rng(0).permutation(len(ends))[:count]  # they are sorted by class
-    images = np.stack([_decoded(data[ends[one] - stored["lens"][one] : ends[one]].tobytes()) for one in order])
-    labels = torch.from_numpy(stored["labels"][order].astype(np.int64))
-    numbers = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous() / 255
-    return ArrayDataset(numbers, labels, mean=MEAN, std=STD, **augmentation)
+    return [data[end - length : end].tobytes() for end, length in zip(ends, stored["lens"])], stored["labels"]
 
 
-def _decoded(file: bytes) -> Any:
+def _decoded(file: Any) -> Any:
+    if not isinstance(file, bytes):
+        return file
     with Image.open(io.BytesIO(file)) as image:
         return np.asarray(image.convert("RGB"))
 

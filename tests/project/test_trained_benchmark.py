@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.datasets import CIFAR10
 
 from benchmarks import trained
 
@@ -27,6 +30,25 @@ def photographs(folder: Path, count: int) -> Path:
         data = np.frombuffer(b"".join(files), dtype=np.uint8)
         np.savez(folder / f"{part}.npz", data=data, lens=lens, labels=labels)
     return folder
+
+
+def test_the_images_of_torchvision_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda _: True)
+    folder, dice = tmp_path / CIFAR10.base_folder, np.random.default_rng(0)
+    folder.mkdir()
+    names = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
+    pixels = {name: dice.integers(0, 256, (2, 3, 32, 32), dtype=np.uint8) for name in names}
+    for name in names:
+        stored = {"data": pixels[name].reshape(2, -1), "labels": [3, 7]}
+        (folder / name).write_bytes(pickle.dumps(stored))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": None})
+    found = trained.Photographs.load(tmp_path, trained.Setting(1, 1, None))
+    assert (len(found.train), len(found.test)) == (10, 2)
+    mean, std = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in (trained.MEAN, trained.STD))
+    read = (255 * (found.test.images * std + mean)).round().to(torch.uint8)
+    assert sorted(read.flatten(1).tolist()) == sorted(pixels["test_batch"].reshape(2, -1).tolist())
+    assert sorted(found.test.labels.tolist()) == [3, 7]
 
 
 @pytest.mark.slow
