@@ -4,10 +4,10 @@
         [--dense-epochs 30] [--epochs 10] [--images N] [--out FILE.jsonl]
 
 FOLDER holds CIFAR-10 as torchvision keeps it, or ``train.npz`` and ``test.npz`` of small photographs as JPEG files:
-``data``, all files one after another, ``lens``, their lengths in bytes, and ``labels``. A dense network is trained once for each network and kept beside the
-file of rows. Then each method goes on from it for the same epochs at a tenth of its learning rate, to each share of its
-MACs; ``+teacher`` learns from the dense network besides. ``thin`` starts from random weights, with the epochs of both.
-Accuracy is of the last epoch, on the test images. Finished rows are kept.
+``data``, all files one after another, ``lens``, their lengths in bytes, and ``labels``. A dense network is trained once
+for each network and kept beside the file of rows. Then each method goes on from it for the same epochs at a tenth of
+its learning rate, to each share of its MACs; ``+teacher`` learns from the dense network besides. ``thin`` starts from
+random weights, with the epochs of both. Accuracy is of the last epoch, on the test images. Finished rows are kept.
 """
 
 from __future__ import annotations
