@@ -32,14 +32,18 @@ import edp_fx
 from benchmarks.compression.loop import fit
 from benchmarks.compression.methods import METHODS
 from benchmarks.compression.results import Results, costs, only_one
-from benchmarks.compression.trial import ALIGN, NETWORKS, Task, Trial, precision
+from benchmarks.compression.trial import ALIGN, NETWORKS, Task, Trial, precision, resnet
 from edp_fx import Method
 from edp_fx.data import ArrayDataset, make_loader
 from edp_fx.one_shot import one_shot
 from edp_fx.train import Recipe, Teacher, Trainer, evaluate
+from examples import networks
 
 SIDE, CLASSES, BATCH = 32, 10, 128
 DENSE_RATE, RATE = 0.1, 0.01
+# at full width, for a GPU: what published figures are of
+FULL = {"resnet56-full": lambda: resnet(9, width=16), "vgg16": networks.vgg16_bn, "densenet40": networks.densenet40}
+MAKERS: dict[str, Callable[[], nn.Module]] = {**NETWORKS, **FULL}
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 TARGETS = (0.5, 0.3, 0.15)
 RESULTS = Path("benchmarks/results/trained.jsonl")
@@ -146,7 +150,7 @@ class TrainedTrial(Trial):
     @property
     def method(self) -> Method:
         """The preset for trained weights, in the blocks that the table from random weights has."""
-        align, removals = ALIGN[self.task.network], Method().decisions
+        align, removals = ALIGN.get(self.task.network, Method().align), Method().decisions
         return Method.preset("trained", macs=self.task.target, align=align, removals=removals)
 
     def network(self) -> nn.Module:
@@ -157,7 +161,7 @@ class TrainedTrial(Trial):
 def dense_network(name: str, setting: Setting, photographs: Photographs, folder: Path) -> nn.Module:
     """Trained once, and kept in ``folder``."""
     torch.manual_seed(0)
-    network, path = NETWORKS[name](), folder / f"trained-{name}-{setting.dense_epochs}.pt"
+    network, path = MAKERS[name](), folder / f"trained-{name}-{setting.dense_epochs}.pt"
     if not path.exists():
         recipe = Recipe(setting.dense_epochs, optimizer="sgd", lr=DENSE_RATE, mixed_precision=precision())
         gm = edp_fx.trace(network, torch.randn(2, 3, SIDE, SIDE))
@@ -192,7 +196,7 @@ def main() -> None:
     """Measure what the file lacks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--networks", default="resnet20,resnet56")
+    parser.add_argument("--networks", default="resnet20,resnet56", help=f"of {', '.join(MAKERS)}")
     parser.add_argument("--methods", default=",".join(DEFAULT))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--dense-epochs", type=int, default=30)
