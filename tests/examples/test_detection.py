@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import edp_fx
 from examples import detection, voc
 from tests.helpers.voc import write_annotation, write_voc
 
@@ -96,3 +97,38 @@ def test_the_command_trains_writes_and_reads_back(tmp_path: Path, capsys: pytest
     assert detection.main(["--data", str(data), "--evaluate", str(out)]) == 0
     again = capsys.readouterr().out
     assert f"{100 * rows['compressed']['AP50']:.1f} %" in again
+
+
+def test_a_yolo_trains_by_its_own_loss_and_gives_boxes_in_pixels(tmp_path: Path) -> None:
+    pytest.importorskip("ultralytics", exc_type=ImportError)
+    annotations = voc.read_annotations(write_voc(tmp_path, 4))
+    images, targets = voc.collate([voc.Boxes(annotations, ["square"])[index] for index in range(4)])
+    torch.manual_seed(0)
+    model = detection.build("yolo11n", 1, 64, 512, pretrained=False)
+    parts = edp_fx.trace_parts(model, (images, targets))
+    assert {"model.model.0", "model.model.23.cv3.0"} <= set(str(parts).replace(":", "").split())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    model.train()
+    losses = []
+    for _ in range(12):
+        loss = model(images, targets)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    scaled = [{**target, "boxes": target["boxes"] * 2} for target in targets]
+    larger = [torch.nn.functional.interpolate(image[None], scale_factor=2)[0] for image in images]
+    assert float(model(larger, scaled)["loss"]) == pytest.approx(float(model(images, targets)["loss"]), rel=0.2)
+    found = model.eval()(images)
+    assert len(found) == 4 and all(set(one) == {"boxes", "scores", "labels"} for one in found)
+    assert all((one["labels"] == 1).all() for one in found)
+
+
+def test_a_yolo_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ultralytics", exc_type=ImportError)
+    data = write_voc(tmp_path / "data")
+    assert detection.main(["--data", str(data), "--batch", "4", "--model", "yolo11n", "--size", "100"]) == 2
+    assert capsys.readouterr().err == "error: --size 100: yolo11n takes sizes that 32 divides\n"
+    assert detection.main(["--data", str(data), "--batch", "4", "--model", "yolo99n"]) == 2
+    assert capsys.readouterr().err == "error: ultralytics has no model 'yolo99n'\n"
