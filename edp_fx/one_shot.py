@@ -16,6 +16,7 @@ from edp_fx.errors import BudgetError, DataError, UnreachableError
 from edp_fx.frontend import trace
 from edp_fx.inputs import copied, device_of
 from edp_fx.latency import Runtime
+from edp_fx.progress import Look, nothing
 from edp_fx.validation.checked import insert
 
 IMAGES = 256  # that are looked at; the time grows with them
@@ -29,6 +30,7 @@ def one_shot(
     data: Iterable[tuple[Tensor, ...]] | None = None,
     *,
     runtime: Runtime | None = None,
+    look: Look = nothing,
 ) -> Compressor:
     """Reach the budget without training; returns a finished compressor.
 
@@ -39,6 +41,7 @@ def one_shot(
         data: inputs of the model, a tuple a batch, of which the first few hundred images are used: they weigh what
             goes, and layers are refitted on them. None: singular values or norms decide, and nothing is refitted.
         runtime: as of :class:`~edp_fx.Compressor`.
+        look: told of what is looked at.
 
     Raises:
         BudgetError: something in the method needs training, or images, or the budget cannot be reached.
@@ -58,7 +61,7 @@ def one_shot(
         if batches is not None and (pairs or method.importance == "reconstruction"):
             energies = whiten(gm, batches, limit=len(batches)) if pairs else None
             if method.importance == "reconstruction":
-                used = method.changed(importance=Reconstruction.of(gm, batches))
+                used = method.changed(importance=Reconstruction.of(gm, batches, look))
             elif method.importance == "singular" and energies is not None:
                 used = method.changed(importance=energies)
         return Compressor(gm, example_inputs, used, runtime=runtime)
@@ -66,7 +69,7 @@ def one_shot(
     compressor = _with_pairs_in_need(reduced, method)
     gm = compressor.finish()
     if batches is not None:
-        report = Refit(gm, whole, _kept(gm), batches).run()
+        report = Refit(gm, whole, _kept(gm), batches, look=look).run()
         gm.meta["edp_fx.reports"] = [*gm.meta.get("edp_fx.reports", []), report]
     return compressor
 

@@ -18,6 +18,7 @@ from edp_fx.frontend import trace
 from edp_fx.inputs import copied, normalize
 from edp_fx.latency import Runtime
 from edp_fx.one_shot import one_shot
+from edp_fx.progress import nothing, speaks
 from edp_fx.train import Recipe, Teacher, Trainer, Watcher
 from edp_fx.train.deterministic import deterministic
 from edp_fx.train.recipe import choose_epoch, seed_everything
@@ -98,6 +99,7 @@ def compress(
     if example_inputs is None:
         example_inputs = _first_inputs(model, data)
     inputs = normalize(example_inputs)
+    look = watcher.look if watcher is not None and speaks() else nothing
     if recipe.epochs == 0:
         method.check_without_training()
         unused = [name for name in recipe.differing(Recipe(epochs=0)) if name != "seed"]
@@ -106,7 +108,7 @@ def compress(
         unused += [name for name, value in given.items() if value is not None]
         if unused:
             raise TrainingError(f"{unused[0]} applies to training only: leave it out, or train for an epoch or more")
-        compressor = one_shot(model, inputs, method, _seen(model, inputs, data), runtime=runtime)
+        compressor = one_shot(model, inputs, method, _seen(model, inputs, data), runtime=runtime, look=look)
         if before_writing is not None:
             before_writing()
         return _described(compressor, method, recipe)
@@ -146,7 +148,8 @@ def compress(
         seed_everything(recipe.seed, 0)
         choose_epoch(0, data)
         with deterministic() if recipe.deterministic else nullcontext():
-            done = one_shot(model, inputs, method.untaught, _seen(model, inputs, data), runtime=runtime)
+            untaught, seen = method.untaught, _seen(model, inputs, data)
+            done = one_shot(model, inputs, untaught, seen, runtime=runtime, look=look)
         ready = trainer(done.gm, lambda graph, optimizer, steps: done)
     else:
         ready = _with_pairs_in_need(step_by_step, method)

@@ -24,6 +24,7 @@ from edp_fx.compensation.maps import LinearMap, watched
 from edp_fx.compensation.side import Side, Values, held
 from edp_fx.inputs import COMPUTE_LAYERS
 from edp_fx.passes.base import PassReport
+from edp_fx.progress import Look, nothing
 
 Kept = Mapping[str, Mapping[int, np.ndarray]]
 Inputs = tuple[Tensor, ...]
@@ -41,13 +42,20 @@ class Refit:
         kept: parameter -> axis -> the indices of ``whole`` that ``small`` has.
         batches: inputs of the network, a few images each.
         ridge: of :func:`~edp_fx.compensation.moments.regression`.
+        look: told of each layer.
     """
 
     def __init__(
-        self, small: fx.GraphModule, whole: fx.GraphModule, kept: Kept, batches: Sequence[Inputs], ridge: float = RIDGE
+        self,
+        small: fx.GraphModule,
+        whole: fx.GraphModule,
+        kept: Kept,
+        batches: Sequence[Inputs],
+        ridge: float = RIDGE,
+        look: Look = nothing,
     ) -> None:
         self._small, self._whole, self._kept = Side(small), Side(whole), kept
-        self._batches, self._ridge = list(batches), ridge
+        self._batches, self._ridge, self._look = list(batches), ridge, look
         self._modules = dict(small.named_modules())
         self.report = PassReport("compensate")
 
@@ -140,7 +148,8 @@ class Refit:
     def _walk(self, stops: Sequence[Stop]) -> None:
         kept: list[tuple[Values, Values]] = [({}, {}) for _ in self._batches]
         here = there = 0
-        for stop in stops:
+        for number, stop in enumerate(stops):
+            self._look(f"refitting {len(stops)} layers", number, len(stops))
             fit = stop.fit(self._small, self._whole, stop, len(self._batches), self._ridge)
             until = stop.there if stop.fit.before else stop.there + 1
             for inputs, (small, whole) in zip(self._batches, kept, strict=True):
@@ -149,6 +158,8 @@ class Refit:
                 fit.see(small, whole)
             fit.apply()
             here, there = stop.here, until
+        if stops:
+            self._look("refitting", len(stops), len(stops))
 
 
 @contextmanager

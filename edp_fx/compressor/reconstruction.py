@@ -26,6 +26,7 @@ from edp_fx.compressor.importance import Context, Importance
 from edp_fx.errors import TrainingError
 from edp_fx.inputs import COMPUTE_LAYERS
 from edp_fx.leaves import tensors_of
+from edp_fx.progress import Look, nothing
 
 STEPS = 32  # blocks in which a group is taken
 LAST = 1e30  # what no observed layer reads goes last
@@ -72,8 +73,8 @@ class Reconstruction(Importance):
         return bool(self.seen)
 
     @classmethod
-    def of(cls, gm: fx.GraphModule, batches: Sequence[tuple[Tensor, ...]]) -> Reconstruction:
-        """Observe ``gm``, explicit, on inputs of a few images each; it is left as it is.
+    def of(cls, gm: fx.GraphModule, batches: Sequence[tuple[Tensor, ...]], look: Look = nothing) -> Reconstruction:
+        """Observe ``gm``, explicit, on inputs of a few images each; it is left as it is. ``look`` is told of each.
 
         No labels are needed: of a classifier's outputs, [images, classes], a class is drawn as the network itself gives
         it odds, so that the squared gradients are its Fisher information; other outputs are weighed alike, each by its
@@ -92,10 +93,12 @@ class Reconstruction(Importance):
             with evaluating(gm), torch.enable_grad():
                 for one in trained:
                     one.requires_grad_(False)
-                for batch in batches:
+                for number, batch in enumerate(batches):
+                    look(f"choosing what goes, by {images} images", number, len(batches))
                     surprise = _surprise(gm(*map(_differentiable, batch)), dice)
                     if surprise.requires_grad:
                         surprise.backward()
+            look("choosing", len(batches), len(batches))
         finally:
             for handle in handles:
                 handle.remove()

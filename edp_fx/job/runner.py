@@ -19,6 +19,7 @@ from edp_fx.files import write_json
 from edp_fx.job.plan import Plan
 from edp_fx.job.tasks import load_task
 from edp_fx.job.written import RUN, read_plan, write_plan
+from edp_fx.progress import speaks
 
 if TYPE_CHECKING:
     from edp_fx.data import Data
@@ -115,7 +116,7 @@ class Runner:
         self.recipe = job.plan.recipe.tuning() if self.method.from_trained and self.trained else job.plan.recipe
         self.brought = load_task(job.plan.task)
         self.task = self.brought.with_model(None, None)
-        self.main = int(os.environ.get("RANK", "0")) == 0
+        self.main = speaks()
         self.seconds: dict[str, float] = {}
         self._existed = job.out.exists()
         self._claimed = False

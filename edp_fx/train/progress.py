@@ -9,6 +9,9 @@ from typing import Any, Protocol
 class Watcher(Protocol):
     """Told what a run does. Every number is a plain float."""
 
+    def look(self, what: str, done: int, total: int) -> None:
+        """Images are looked at without training: ``done`` of ``total`` rounds of ``what``."""
+
     def begin(self, title: str, epochs: int, steps: int, target: float | None) -> None:
         """A stage of ``epochs`` epochs and ``steps`` optimiser steps starts; ``target``: share of the
         cost."""
@@ -25,6 +28,9 @@ class Watcher(Protocol):
 
 class Silent:
     """Shows nothing."""
+
+    def look(self, what: str, done: int, total: int) -> None:
+        """Nothing."""
 
     def begin(self, title: str, epochs: int, steps: int, target: float | None) -> None:
         """Nothing."""
@@ -62,12 +68,25 @@ class RichWatcher:
     ) -> None:
         self.end()
 
+    def look(self, what: str, done: int, total: int) -> None:
+        """Print what begins, and move a bar."""
+        if done == 0:
+            self.console.print(what, highlight=False)
+            self._start(what.partition(" ")[0], total)
+        elif self._progress is not None:
+            self._progress.update(self._task, completed=done)
+        if done == total:
+            self.end()
+
     def begin(self, title: str, epochs: int, steps: int, target: float | None) -> None:
         """Start a bar."""
+        self._target, self._epochs, self._title = target, epochs, title
+        self._start(title, steps)
+
+    def _start(self, title: str, steps: int) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         self.end()
-        self._target, self._epochs = target, epochs
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -78,7 +97,6 @@ class RichWatcher:
             console=self.console,
             transient=True,
         )
-        self._title = title
         self._task = self._progress.add_task(title, total=steps, state="")
         self._progress.start()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import edp_fx
@@ -120,3 +121,36 @@ def test_what_would_do_nothing_is_refused(
 ) -> None:
     with pytest.raises(BudgetError, match=message):
         edp_fx.compress(trained, digits.train, method="one-shot", macs=0.5, epochs=1, **changes)
+
+
+class Heard(edp_fx.train.Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.rounds: dict[str, list[tuple[int, int]]] = {}
+
+    def look(self, what: str, done: int, total: int) -> None:
+        self.rounds.setdefault(what.split()[0], []).append((done, total))
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_what_takes_long_before_the_first_step_is_told(epochs: int, digits: Any) -> None:
+    heard = Heard()
+    torch.manual_seed(0)
+    recipe = Recipe(epochs=epochs)
+    edp_fx.compress(Net(), digits.loaders["train"], recipe=recipe, method="one-shot", macs=0.7, align=4, watcher=heard)
+    assert list(heard.rounds) == ["choosing", "refitting"]
+    for rounds in heard.rounds.values():
+        total = rounds[0][1]
+        assert total > 1 and rounds == [(done, total) for done in range(total + 1)]
+
+
+def test_a_terminal_gets_a_line_for_each() -> None:
+    console = Console(record=True, width=80)
+    with edp_fx.train.RichWatcher(console) as watcher:
+        for done in range(3):
+            watcher.look("refitting 2 layers", done, 2)
+        watcher.begin("compressing", 1, 1, 0.5)
+        watcher.epoch(0, 0.5, None, 0.5)
+    lines = [line.split() for line in console.export_text().splitlines() if line.strip()]
+    assert lines == [["refitting", "2", "layers"], "compressing epoch 1/1 loss 0.5000 MACs 0.500 / 0.500".split()]
