@@ -27,13 +27,13 @@ class Yolo(nn.Module):
 
     def __init__(self, name: str, classes: int, size: int) -> None:
         super().__init__()
+        if size % 32:
+            raise ModelError(f"--size {size}: {name} takes sizes that 32 divides")
         try:
             from ultralytics.cfg import get_cfg
             from ultralytics.nn.tasks import DetectionModel
         except ImportError as error:
             raise ModelError(f"{name} is ultralytics': pip install ultralytics") from error
-        if size % 32:
-            raise ModelError(f"--size {size}: {name} takes sizes that 32 divides")
         try:
             self.model = DetectionModel(f"{name}.yaml", nc=classes, verbose=False)
         except FileNotFoundError as error:

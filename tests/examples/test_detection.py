@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,7 @@ def test_the_command_trains_writes_and_reads_back(tmp_path: Path, capsys: pytest
     assert f"{100 * rows['compressed']['AP50']:.1f} %" in again
 
 
+@pytest.mark.slow
 def test_a_yolo_trains_by_its_own_loss_and_gives_boxes_in_pixels(tmp_path: Path) -> None:
     pytest.importorskip("ultralytics", exc_type=ImportError)
     annotations = voc.read_annotations(write_voc(tmp_path, 4))
@@ -125,10 +127,21 @@ def test_a_yolo_trains_by_its_own_loss_and_gives_boxes_in_pixels(tmp_path: Path)
     assert all((one["labels"] == 1).all() for one in found)
 
 
-def test_a_yolo_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_yolo_says_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_voc(tmp_path / "data")
+    line = ["--data", str(data), "--batch", "4", "--model", "yolo11n"]
+    assert detection.main([*line, "--size", "100"]) == 2
+    assert capsys.readouterr().err == "error: --size 100: yolo11n takes sizes that 32 divides\n"
+    monkeypatch.setitem(sys.modules, "ultralytics.cfg", None)
+    assert detection.main(line) == 2
+    assert capsys.readouterr().err == "error: yolo11n is ultralytics': pip install ultralytics\n"
+
+
+@pytest.mark.slow
+def test_a_yolo_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ultralytics", exc_type=ImportError)
     data = write_voc(tmp_path / "data")
-    assert detection.main(["--data", str(data), "--batch", "4", "--model", "yolo11n", "--size", "100"]) == 2
-    assert capsys.readouterr().err == "error: --size 100: yolo11n takes sizes that 32 divides\n"
     assert detection.main(["--data", str(data), "--batch", "4", "--model", "yolo99n"]) == 2
     assert capsys.readouterr().err == "error: ultralytics has no model 'yolo99n'\n"
