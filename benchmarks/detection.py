@@ -3,9 +3,9 @@
     python -m benchmarks.detection --data RACCOON [--networks NAME,…] [--seeds 0] [--out FILE.jsonl]
 
 RACCOON is a folder as ``examples/detection.py`` takes it, whose training is used. For each detector the dense one, then
-edp_fx by its default at each share of the MACs: AP50 on the test images after the last epoch, and milliseconds of the
-parts that are a graph (backbone, pyramid, heads; on a first call's inputs) under onnxruntime, one thread, against the
-dense ones in turns. Finished rows are kept.
+edp_fx at each share of the MACs, by its default and, ``edp-later``, removing between a fifth and half of the run: AP50
+on the test images after the last epoch, and milliseconds of the parts that are a graph (backbone, pyramid, heads; on a
+first call's inputs) under onnxruntime, one thread, against the dense ones in turns. Finished rows are kept.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 import edp_fx
 from benchmarks.compression.results import Results, only_one
 from benchmarks.compression.trial import Task
+from edp_fx import Method
 from edp_fx.lowering.latency import onnx_latency
 from examples import detection
 
@@ -31,6 +32,7 @@ NETWORKS = {
     "fasterrcnn_mobilenet_v3_large_320_fpn": "--size 160 --regions 32 --epochs 20 --lr 0.02",
 }
 TARGETS = (0.5, 0.3)
+METHODS = {"edp-budget": Method.preset(), "edp-later": Method.preset(start=0.2, end=0.5)}
 RESULTS = Path("benchmarks/results/detection.jsonl")
 
 
@@ -48,6 +50,7 @@ def row(task: Task, data: Path) -> dict[str, Any]:
 
     (_, dense), (model, parts) = built(), built()
     started = time.perf_counter()
+    options.method = METHODS.get(task.method)
     detection.train(model, loader, options, parts if task.target < 1 else None)
     seconds = time.perf_counter() - started
     ap50, _ = detection.evaluate(model, test)
@@ -77,12 +80,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    runs = [[("dense", 1.0)], *([(method, target) for method in METHODS] for target in TARGETS)]
     tasks = [
-        Task(network, "edp-budget" if target < 1 else "dense", target, seed)
+        Task(network, method, target, seed)
         for seed in options.seeds
-        for targets in ((1.0, TARGETS[0]), TARGETS[1:])  # the first share of all first
+        for some in runs  # one share of all networks first
         for network in options.networks.split(",")
-        for target in targets
+        for method, target in some
     ]
     with only_one(options.out):
         results = Results(options.out)
