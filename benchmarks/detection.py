@@ -21,7 +21,6 @@ import torch
 import edp_fx
 from benchmarks.compression.results import Results, only_one
 from benchmarks.compression.trial import Task
-from edp_fx import Method
 from edp_fx.lowering.latency import onnx_latency
 from examples import detection
 
@@ -32,14 +31,15 @@ NETWORKS = {
     "fasterrcnn_mobilenet_v3_large_320_fpn": "--size 160 --regions 32 --epochs 20 --lr 0.02",
 }
 TARGETS = (0.5, 0.3)
-METHODS = {"edp-budget": Method.preset(), "edp-later": Method.preset(start=0.2, end=0.5)}
+METHODS = {"edp-budget": "", "edp-later": "--removal 0.2 0.5"}
 RESULTS = Path("benchmarks/results/detection.jsonl")
 
 
 def row(task: Task, data: Path) -> dict[str, Any]:
     """Train the detector, compressed where the target is less than all, and measure."""
     words = f"--data {data} --model {task.network} --macs {task.target} --seed {task.seed} --device cpu"
-    options = detection.parser().parse_args([*words.split(), *NETWORKS[task.network].split()])
+    more = f"{NETWORKS[task.network]} {METHODS.get(task.method, '')}"
+    options = detection.parser().parse_args([*words.split(), *more.split()])
     torch.manual_seed(task.seed)
     classes, loader, test, first = detection.read(options)
 
@@ -50,7 +50,6 @@ def row(task: Task, data: Path) -> dict[str, Any]:
 
     (_, dense), (model, parts) = built(), built()
     started = time.perf_counter()
-    options.method = METHODS.get(task.method)
     detection.train(model, loader, options, parts if task.target < 1 else None)
     seconds = time.perf_counter() - started
     ap50, _ = detection.evaluate(model, test)

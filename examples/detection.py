@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import edp_fx
-from edp_fx.compressor import Compressor, parameter_groups
+from edp_fx.compressor import Compressor, Method, parameter_groups
 from edp_fx.errors import DataError, EdpError, ModelError, TrainingError
 from edp_fx.parts import Parts
 
@@ -58,6 +58,12 @@ def detectors() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models.detection)
 
 
+def method(options: argparse.Namespace) -> Method:
+    """How to compress."""
+    when = dict(zip(("start", "end"), options.removal or ()))
+    return Method.of(options.method, macs=options.macs, **when)
+
+
 def train(model: nn.Module, loader: Loader, options: argparse.Namespace, parts: Parts | None) -> float:
     """Train a detector by its own losses; the parts, where given, to their budget. Returns the last epoch's loss."""
     steps = len(loader) * options.epochs
@@ -73,9 +79,7 @@ def train(model: nn.Module, loader: Loader, options: argparse.Namespace, parts: 
     )
     compressor = None
     if parts is not None:
-        compressor = Compressor(
-            parts.graph, parts.inputs, options.method, macs=options.macs, optimizer=optimizer, total_steps=steps
-        )
+        compressor = Compressor(parts.graph, parts.inputs, method(options), optimizer=optimizer, total_steps=steps)
     device = next(model.parameters()).device
     mean = 0.0
     for epoch in range(1, options.epochs + 1):
@@ -149,6 +153,7 @@ def read(options: argparse.Namespace) -> tuple[list[str], Loader, Loader, Any]:
 
 def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """The whole program; returns the table's figures."""
+    method(options)  # wrong ones are told before anything is trained
     torch.manual_seed(options.seed)
     saved: dict[str, Any] = {}
     if options.evaluate:
@@ -165,16 +170,17 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
         print(table(rows))
         return rows
 
-    for name in ("compressed",) if options.no_dense else ("dense", "compressed"):
+    extra = {"model": options.model, "classes": list(classes), "size": options.size}
+    for name in ("compressed",) if options.no_dense else ("compressed", "dense"):
         torch.manual_seed(options.seed)
         model = build(options.model, len(classes), options.size, options.regions, options.pretrained).to(options.device)
         parts = edp_fx.trace_parts(model, ([one.to(options.device) for one in first[0]], first[1]))
-        if name == "compressed" or options.no_dense:
-            print(parts, flush=True)
-        train(model, loader, options, parts if name == "compressed" else None)
-        rows[name] = facts(model, parts, test)
-    extra = {"model": options.model, "classes": list(classes), "size": options.size}
-    edp_fx.save(parts.graph, options.out, parts.inputs, extra=extra)
+        compressed = name == "compressed"
+        print(parts if compressed else "\nthe dense detector, trained alike:", flush=True)
+        train(model, loader, options, parts if compressed else None)
+        rows = {name: facts(model, parts, test), **rows}
+        if compressed:
+            edp_fx.save(parts.graph, options.out, parts.inputs, extra=extra)
     report = {**extra, "macs": options.macs, "epochs": options.epochs, "rows": rows}
     (options.out / "report.json").write_text(json.dumps(report, indent=1))
     print(table(rows))
@@ -192,7 +198,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--size", type=int, default=320, help="shorter side of the images; of YOLO's the longer")
     made.add_argument("--regions", type=int, default=512, help="of an image that a two-stage detector learns from")
     made.add_argument("--macs", type=float, default=0.5, help="share of the MACs that stays")
-    made.add_argument("--method", default=None, help="preset: scratch, trained, paper")
+    made.add_argument("--method", default=None, help="preset: scratch or trained")
+    made.add_argument(
+        "--removal", type=float, nargs=2, metavar=("START", "END"),
+        help="shares of the run between which it removes; from random weights YOLO does better with 0.2 0.5",
+    )  # fmt: skip
     made.add_argument("--epochs", type=int, default=60)
     made.add_argument("--batch", type=int, default=8)
     made.add_argument("--lr", type=float, default=0.01)

@@ -180,6 +180,7 @@ def run(options: argparse.Namespace) -> None:
             metric=task.metric,
             watcher=watcher,
         )
+        edp_fx.save(small, options.out, inputs, extra=loaded.facts)
         dense = Trainer(
             edp_fx.trace(loaded.model, inputs),
             loaders["train"],
@@ -191,7 +192,6 @@ def run(options: argparse.Namespace) -> None:
         )
         networks = {"dense": dense.run().model, "compressed": small}
 
-    edp_fx.save(small, options.out, inputs, extra=loaded.facts)
     print(f"{'':<12}{'MACs':>9}{'parameters':>12}{'mIoU':>8}")
     for name, network in networks.items():
         cost, score = edp_fx.measure(network, inputs), evaluate(network, loaders["test"], task)

@@ -221,6 +221,8 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     box: Box = tuple(options.box)
     check_box(box, frames[0])
     training, held = split(frames)
+    _, untrained = build(options, frames)
+    Compressor(untrained.graph, untrained.inputs, macs=options.macs)  # tells what cannot be reached before it trains
     rows: dict[str, dict[str, float]] = {}
     tracks: dict[str, list[Box]] = {}
     for name in ("dense", "compressed"):

@@ -66,12 +66,16 @@ def wrong_data(directory: Path, case: str) -> tuple[list[str], str]:
         return [], "02.xml is no VOC annotation"
     if case == "batch":
         return ["--batch", "9"], "--batch 9 is more than the 8 training images"
+    if case == "removal":
+        return ["--removal", "0.5", "0.2"], "start=0.5, end=0.2: the end must come after the start"
+    if case == "share":
+        return ["--macs", "0.0001"], "budget macs=0.0001 cannot be reached"
     return ["--model", "resnet1"], "torchvision has no model 'resnet1'"
 
 
 CASES = (
     "no directory", "empty box", "a class too many", "a class in test images only", "missing image", "no XML", "batch",
-    "model",
+    "removal", "share", "model",
 )  # fmt: skip
 
 
@@ -89,11 +93,12 @@ def test_wrong_data_is_one_line(case: str, tmp_path: Path, capsys: pytest.Captur
 def test_the_command_trains_writes_and_reads_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = write_voc(tmp_path / "data"), tmp_path / "small"
     options = ["--data", str(data), "--device", "cpu", "--batch", "4", "--out", str(out)]
-    assert detection.main([*options, "--epochs", "2", "--macs", "0.6"]) == 0
+    assert detection.main([*options, "--epochs", "2", "--macs", "0.6", "--removal", "0.1", "0.6"]) == 0
     said = capsys.readouterr().out
     assert "epoch 2/2" in said and "backbone: 74 layers, read by head" in said
     assert {file.name for file in out.iterdir()} == {"weights.safetensors", "recipe.json", "report.json"}
     rows = json.loads((out / "report.json").read_text())["rows"]
+    assert list(rows) == ["dense", "compressed"]
     assert rows["compressed"]["MACs"] <= 0.601 * rows["dense"]["MACs"]
     assert detection.main(["--data", str(data), "--evaluate", str(out)]) == 0
     again = capsys.readouterr().out

@@ -75,15 +75,16 @@ def test_pairs_are_of_one_place() -> None:
     [
         (["--box", "5", "5", "5", "9"], "--box 5 5 5 9 has no area in a frame of 128x96"),
         (["--box", "5", "5", "500", "9"], "--box 5 5 500 9 has no area"),
+        (["--box", "5", "5", "25", "25", "--macs", "0.0001"], "budget macs=0.0001 cannot be reached"),
     ],
 )
-def test_a_wrong_box_is_one_line(
+def test_a_wrong_box_or_budget_is_one_line_before_any_training(
     options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tracking.main(["--frames", str(write_frames(tmp_path / "frames")), *options]) == 2
-    said = capsys.readouterr().err
+    out, said = capsys.readouterr()
     assert said.count("\n") == 1
-    assert message in said
+    assert message in said and "step" not in out
 
 
 def test_too_few_or_broken_frames_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
