@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import edp_fx
 from edp_fx.compressor import Budget, Compressor
-from edp_fx.compressor.reconstruction import Reconstruction
+from edp_fx.compressor.reconstruction import Reconstruction, _Reader
 from edp_fx.data import load_data
 from edp_fx.errors import BudgetError, DataError
 from edp_fx.train import Recipe, Trainer, evaluate
@@ -147,6 +147,28 @@ def test_a_channel_that_others_foretell_goes_before_one_that_matters_less() -> N
     assert scores.argmin() in (6, 7)
     assert scores.min() < 0.02 * np.median(scores)
     assert scores[0] < scores[[1, 2, 3, 4, 5]].max()
+
+
+def test_what_goes_one_after_the_other_costs_what_it_costs_together() -> None:
+    """The closed form: tr(W (Σ_PP - Σ_PR Σ_RR⁻¹ Σ_RP) W'), whichever way round."""
+    dice = torch.Generator().manual_seed(0)
+    mixed = torch.randn(10, 12, generator=dice, dtype=torch.double)
+    covariance = mixed @ mixed.T / 12 + 0.1 * torch.eye(10, dtype=torch.double)
+    weight = torch.randn(4, 10, generator=dice, dtype=torch.double)
+    owner = np.array([0, 0, 1, 2, 2, 3, -1, 4, 5, -1])
+
+    def reader() -> _Reader:
+        return _Reader(weight.T @ weight, torch.linalg.inv(covariance), owner)
+
+    gone = np.isin(owner, [0, 2, 4])
+    lost, left = torch.from_numpy(np.flatnonzero(gone)), torch.from_numpy(np.flatnonzero(~gone))
+    across = covariance[lost][:, left]
+    rest = covariance[lost][:, lost] - across @ torch.linalg.solve(covariance[left][:, left], across.T)
+    wanted = float((weight[:, lost] @ rest @ weight[:, lost].T).trace())
+    for order in ([[0, 2, 4]], [[0], [2], [4]], [[4], [0, 2]], [[2, 4], [], [0]]):
+        mine = reader()
+        assert sum(mine.without(np.array(some, dtype=np.int64)) for some in order) == pytest.approx(wanted)
+        assert list(mine.owner) == [1, 3, -1, 5, -1]
 
 
 def _context(compressor: Compressor) -> Any:

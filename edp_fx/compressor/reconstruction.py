@@ -156,17 +156,19 @@ class _Reader:
 
     def without(self, elements: NDArray[np.int64]) -> float:
         """Take elements out; what that adds."""
-        gone = torch.as_tensor(np.flatnonzero(np.isin(self.owner, elements)), device=self.precision.device)
-        block = self.precision[gone][:, gone]
-        fill = torch.linalg.solve(block, self.precision[gone])  # what the others take over of the gone
-        mixed, square = self.matters[:, gone], self.matters[gone][:, gone]
+        out = np.isin(self.owner, elements)
+        gone, left = (torch.as_tensor(np.flatnonzero(one), device=self.precision.device) for one in (out, ~out))
+        if not len(gone):
+            return 0.0
+        block, square = self.precision[gone][:, gone], self.matters[gone][:, gone]
+        across = self.precision[gone][:, left]
+        fill = torch.linalg.solve(block, across)  # what the others take over of the gone
         added = float(torch.linalg.solve(block, square).diagonal().sum())
-        self.matters = self.matters - mixed @ fill - fill.T @ mixed.T + fill.T @ square @ fill
-        self.precision = self.precision - self.precision[:, gone] @ fill
-        for matrix, filler in ((self.matters, 0.0), (self.precision, 1.0)):
-            matrix[gone] = 0
-            matrix[:, gone] = 0
-            matrix[gone, gone] = filler
+        # -MF - (MF)' + F'QF in one product
+        change = (self.matters[left][:, gone] - 0.5 * fill.T @ square) @ fill
+        self.matters = self.matters[left][:, left] - change - change.T
+        self.precision = self.precision[left][:, left] - across.T @ fill
+        self.owner = self.owner[~out]
         return max(0.0, added)
 
 
