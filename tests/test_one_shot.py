@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import edp_fx
 from edp_fx.compressor import Budget, Compressor
-from edp_fx.compressor.reconstruction import Reconstruction, _Reader
+from edp_fx.compressor.reconstruction import Reconstruction, Reader
 from edp_fx.data import load_data
 from edp_fx.errors import BudgetError, DataError
 from edp_fx.train import Recipe, Trainer, evaluate
@@ -157,8 +157,8 @@ def test_what_goes_one_after_the_other_costs_what_it_costs_together() -> None:
     weight = torch.randn(4, 10, generator=dice, dtype=torch.double)
     owner = np.array([0, 0, 1, 2, 2, 3, -1, 4, 5, -1])
 
-    def reader() -> _Reader:
-        return _Reader(weight.T @ weight, torch.linalg.inv(covariance), owner)
+    def reader() -> Reader:
+        return Reader(weight.T @ weight, torch.linalg.inv(covariance), owner)
 
     gone = np.isin(owner, [0, 2, 4])
     lost, left = torch.from_numpy(np.flatnonzero(gone)), torch.from_numpy(np.flatnonzero(~gone))

@@ -117,7 +117,7 @@ class Reconstruction(Importance):
                 seen = self.seen.get(part.parameter.rpartition(".")[0])
                 weight = context.parameters[part.parameter].detach()
                 if seen is not None and weight.shape[1] == len(part.owner) == len(seen.inputs.means[0]):
-                    readers.append(_Reader.of(weight, seen, part.owner))
+                    readers.append(Reader.of(weight, seen, part.owner))
             start, size = int(elements.offsets[number]), group.size
             losses = _losses(readers, size) if readers else np.full(size, LAST)
             result[start : start + size] = torch.from_numpy(losses).float()
@@ -125,7 +125,7 @@ class Reconstruction(Importance):
 
 
 @dataclass
-class _Reader:
+class Reader:
     """A layer as elements leave it.
 
     Attributes:
@@ -139,7 +139,7 @@ class _Reader:
     owner: NDArray[np.int64]
 
     @classmethod
-    def of(cls, weight: Tensor, seen: Seen, owner: NDArray[np.int64]) -> _Reader:
+    def of(cls, weight: Tensor, seen: Seen, owner: NDArray[np.int64]) -> Reader:
         covariance = seen.inputs.covariances[0]
         precision = torch.linalg.inv(damped(covariance, RIDGE + len(covariance) / seen.inputs.count))
         taps = weight.double().flatten(2) if weight.dim() > 2 else weight.double()[..., None]
@@ -172,7 +172,7 @@ class _Reader:
         return max(0.0, added)
 
 
-def _losses(readers: Sequence[_Reader], size: int) -> NDArray[np.float64]:
+def _losses(readers: Sequence[Reader], size: int) -> NDArray[np.float64]:
     """What each element of a group adds when its turn comes, never less than those before it [size]."""
     losses = np.zeros(size)
     left = np.ones(size, dtype=bool)
