@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import edp_fx
 from edp_fx.compressor import Budget, Compressor
-from edp_fx.compressor.reconstruction import Reconstruction, Reader
+from edp_fx.compressor.reconstruction import Reader, Reconstruction
 from edp_fx.data import load_data
 from edp_fx.errors import BudgetError, DataError
 from edp_fx.train import Recipe, Trainer, evaluate
