@@ -63,7 +63,7 @@ TASKS: dict[str, Callable[[Path], str]] = {
         "Detection: raccoons",
         "python -m benchmarks.detection",
         "160 photographs to train, 40 to test; each detector from random weights, by its own losses; AP50 after the "
-        "last epoch, which 40 images tell to some five points: the same detector differs by eight between two seeds. "
+        "last epoch, which 40 images tell to some five points: one dense detector differs by 8 to 11 between seeds. "
         "`edp-budget` is the default, `edp-later` removes between a fifth and half of the run (`--removal 0.2 0.5`). "
         "MACs and time are of the parts that are a graph (backbone, pyramid, heads), on two images.",
         "ap50",

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import edp_fx
-from edp_fx.compressor import Compressor, Method, parameter_groups
+from edp_fx.compressor import Compressor, parameter_groups
 from edp_fx.errors import DataError, EdpError, ModelError, TrainingError
 from edp_fx.parts import Parts
 
@@ -58,12 +58,6 @@ def detectors() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models.detection)
 
 
-def method(options: argparse.Namespace) -> Method:
-    """How to compress."""
-    when = dict(zip(("start", "end"), options.removal or ()))
-    return Method.of(options.method, macs=options.macs, **when)
-
-
 def train(model: nn.Module, loader: Loader, options: argparse.Namespace, parts: Parts | None) -> float:
     """Train a detector by its own losses; the parts, where given, to their budget. Returns the last epoch's loss."""
     steps = len(loader) * options.epochs
@@ -79,7 +73,10 @@ def train(model: nn.Module, loader: Loader, options: argparse.Namespace, parts: 
     )
     compressor = None
     if parts is not None:
-        compressor = Compressor(parts.graph, parts.inputs, method(options), optimizer=optimizer, total_steps=steps)
+        changes = {"macs": options.macs, **dict(zip(("start", "end"), options.removal or ()))}
+        compressor = Compressor(
+            parts.graph, parts.inputs, options.method, optimizer=optimizer, total_steps=steps, **changes
+        )
     device = next(model.parameters()).device
     mean = 0.0
     for epoch in range(1, options.epochs + 1):
@@ -153,7 +150,6 @@ def read(options: argparse.Namespace) -> tuple[list[str], Loader, Loader, Any]:
 
 def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """The whole program; returns the table's figures."""
-    method(options)  # wrong ones are told before anything is trained
     torch.manual_seed(options.seed)
     saved: dict[str, Any] = {}
     if options.evaluate:
