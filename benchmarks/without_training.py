@@ -26,12 +26,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import edp_fx
 from benchmarks.rows import read_lines
 from edp_fx.inputs import COMPUTE_LAYERS
 from edp_fx.one_shot import AT_ONCE, IMAGES
+from edp_fx.train.statistics import renew_statistics
 
 RESULTS = Path("benchmarks/results/without_training.jsonl")
 TARGETS = (0.9, 0.8, 0.7, 0.6)
@@ -124,7 +124,8 @@ def _by_torch_pruning(model: nn.Module, half: Half, macs: float, importance: str
     dense = _macs(positions)
     while _macs(positions) > macs * dense:
         pruner.step()
-    return statistics_anew(model, half)
+    renew_statistics(model, ((images,) for images, _ in half.batches(32)))
+    return model
 
 
 def _positions(model: nn.Module, example: Tensor) -> dict[Any, int]:
@@ -145,19 +146,6 @@ def _positions(model: nn.Module, example: Tensor) -> dict[Any, int]:
 
 def _macs(positions: dict[Any, int]) -> int:
     return sum(count * layer.weight.numel() for layer, count in positions.items())
-
-
-@torch.no_grad()
-def statistics_anew(model: nn.Module, half: Half) -> nn.Module:
-    """Every batch norm's statistics from the images alone, batch after batch averaged."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    for one in norms:
-        one.reset_running_stats()
-        one.momentum = None
-        one.train()
-    for images, _ in half.batches(32):
-        model(images)
-    return model.eval()
 
 
 @torch.no_grad()

@@ -91,8 +91,8 @@ def compress(
         method = method.changed(removals=FEW)  # each new shape is compiled
     if isinstance(teacher, str):
         method, teacher = method.changed(teacher=teacher), None
-    if method.from_trained and recipe.epochs:
-        recipe = recipe.tuning()
+    if recipe.epochs:
+        recipe = recipe.tuning(method.pace)
     task = Task(loss, metric)
     if runtime is not None and (method.budget is None or method.budget.metric != "latency"):
         raise BudgetError("a runtime serves a budget of latency only: give latency=, or leave runtime out")
@@ -131,7 +131,7 @@ def compress(
             watcher=watcher,
             title="compressing",
             task=task,
-            keep_statistics=method.at_once,
+            statistics=method.statistics,
         )
 
     def step_by_step(*, pairs: bool) -> Trainer:

@@ -73,8 +73,8 @@ class Method(Settings):
     allow_inexact: bool = False
     strength: float = bounded(1e-3, above=0)
     teacher: str | None = bounded(None, choices=("self",))
-    distill: float = bounded(0.5, above=0, most=1)
-    temperature: float = bounded(2.0, above=0)
+    distill: float = bounded(0.9, above=0, most=1)
+    temperature: float = bounded(4.0, above=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,6 +135,17 @@ class Method(Settings):
     def from_trained(self) -> bool:
         """Whether it is for a network with trained weights."""
         return self.at_once or self.teacher == "self"
+
+    @property
+    def pace(self) -> float:
+        """The share of the default learning rate at which the network learns: half of it from trained weights, which
+        have much to learn again where much goes (benchmarks/trained.py), a tenth where images are few."""
+        return 0.1 if self.at_once else 0.5 if self.from_trained else 1.0
+
+    @property
+    def statistics(self) -> str:
+        """What batch norms normalise by, as of :class:`~edp_fx.train.Trainer`."""
+        return "held" if self.at_once else "anew" if self.from_trained else "moving"
 
     def schedule(self, total_steps: int, *, gpu: bool = False) -> Schedule:
         """When a run of ``total_steps`` optimiser steps decides and removes."""

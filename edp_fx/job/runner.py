@@ -113,7 +113,7 @@ class Runner:
                 under = load_device(budget.device).under(runtime)
                 self.method = self.method.changed(budget=budget.changed(device=under))
         self.trained = job.plan.recipe.epochs > 0
-        self.recipe = job.plan.recipe.tuning() if self.method.from_trained and self.trained else job.plan.recipe
+        self.recipe = job.plan.recipe.tuning(self.method.pace) if self.trained else job.plan.recipe
         self.brought = load_task(job.plan.task)
         self.task = self.brought.with_model(None, None)
         self.main = speaks()
@@ -310,7 +310,7 @@ class Runner:
             watcher=self.watcher,
             title="dense",
             task=self.task,
-            keep_statistics=self.method.at_once,
+            statistics=self.method.statistics,
         )
         return trainer.run(resume=self.job.resume).model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ class Teacher:
     """A frozen copy of a network, in evaluation mode, and how much its softened distribution counts (Hinton et al.,
     "Distilling the knowledge in a neural network", 2015).
 
-    On a GPU it multiplies in half precision: what it says counts as a distribution, not to the last digit.
+    On a GPU it multiplies in half precision: what it says counts as a distribution, not to the last digit. Elsewhere it
+    multiplies in what the one that learns does.
 
     Args:
         network: of the outputs of the one that learns; left as it is.
@@ -41,8 +43,8 @@ class Teacher:
     @torch.no_grad()
     def outputs(self, inputs: tuple[Tensor, ...]) -> Any:
         """What the teacher says of a batch of inputs [N, …], in float32."""
-        device = inputs[0].device.type
-        with mixed_precision(device, torch.bfloat16 if device == "cuda" else torch.float32):
+        on_gpu = inputs[0].device.type == "cuda"
+        with mixed_precision("cuda", torch.bfloat16) if on_gpu else nullcontext():
             return floats(self.network(*inputs))
 
     def mixed(self, loss: Tensor, outputs: Any, inputs: tuple[Tensor, ...]) -> Tensor:

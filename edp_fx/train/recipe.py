@@ -25,7 +25,7 @@ class Recipe(Settings):
     Args:
         epochs: passes over the training images; 0 for none.
         optimizer: ``adamw`` or ``sgd`` (Nesterov momentum 0.9).
-        lr: peak learning rate; where None the optimiser's default, which is a tenth from trained weights.
+        lr: peak learning rate; where None the optimiser's default, which is lower from trained weights.
         weight_decay: on matrices only, coefficient matrices excepted; the optimiser's default where None.
         warmup: share of the run in which the learning rate rises.
         label_smoothing: of the cross entropy.
@@ -71,9 +71,9 @@ class Recipe(Settings):
         """The highest learning rate."""
         return OPTIMIZERS[self.optimizer][0] if self.lr is None else self.lr
 
-    def tuning(self) -> Recipe:
-        """The same for a network that is trained already: a lower learning rate, where none is given."""
-        return self if self.lr is not None else self.changed(lr=self.peak_lr / 10)
+    def tuning(self, share: float) -> Recipe:
+        """The same at a share of the default learning rate, where none is given."""
+        return self if self.lr is not None or share == 1 else self.changed(lr=share * self.peak_lr)
 
     def make_optimizer(self, model: nn.Module) -> Optimizer:
         """The optimiser over ``model``'s parameters, in groups with and without weight decay."""

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from edp_fx.compressor.compressor import Compressor
 from edp_fx.errors import TrainingError, typed_line
@@ -26,6 +25,7 @@ from edp_fx.train.precision import mixed_precision
 from edp_fx.train.progress import Silent, Watcher
 from edp_fx.train.recipe import Recipe, choose_epoch, seed_everything
 from edp_fx.train.state import load_state, save_state
+from edp_fx.train.statistics import hold_statistics, renew_statistics
 from edp_fx.train.task import Score, Task, floats, input_names, placed, split
 
 CHECK_EVERY = 20  # steps between looks at the loss on a device where looking waits for it
@@ -56,8 +56,9 @@ class Trainer:
         watcher: shown the progress.
         title: what the run is called in it.
         task: what is minimised and judged; classes where None.
-        keep_statistics: batch norms normalise by the statistics that they came with, and keep them: those of a trained
-            network are of more images than a short run sees, and what a small batch says of them is noise.
+        statistics: of batch norms: ``moving`` as the run goes on; ``anew`` of 64 batches at its end; ``held`` as they
+            came, and what is normalised by: those of a trained network are of more images than a short run sees, and
+            what a small batch says of them is noise.
     """
 
     def __init__(
@@ -73,14 +74,14 @@ class Trainer:
         watcher: Watcher | None = None,
         title: str = "training",
         task: Task | None = None,
-        keep_statistics: bool = False,
+        statistics: str = "moving",
     ) -> None:
         need("train", "training", "accelerate")
         from accelerate import Accelerator, DataLoaderConfiguration
 
         self.recipe = recipe
         self.task = task or Task()
-        self.keep_statistics = keep_statistics
+        self.statistics = statistics
         if recipe.label_smoothing and not self.task.classifies:
             raise TrainingError("label_smoothing is of the default loss: leave it out where loss= is given")
         self.names = input_names(gm)
@@ -179,6 +180,8 @@ class Trainer:
                 started = time.perf_counter()
                 with deterministic() if self.recipe.deterministic else nullcontext():
                     loss = self._one_epoch(epoch, log)
+                if self.statistics == "anew" and epoch + 1 == self.recipe.epochs:
+                    self._renew_statistics(epoch)
                 seconds.append(time.perf_counter() - started)
                 score = self._judge()
                 self.epoch = epoch + 1
@@ -208,8 +211,8 @@ class Trainer:
         seed_everything(self.recipe.seed, epoch, self.accelerator.process_index)
         choose_epoch(epoch, self.loader, self.source)
         self.gm.train()
-        if self.keep_statistics:
-            _hold_statistics(self.gm)
+        if self.statistics == "held":
+            hold_statistics(self.gm)
         count, pending, running = 0, 0, torch.zeros((), device=self.device)
         batches = len(self.loader)
         for number, (inputs, targets) in enumerate(self._batches(epoch)):
@@ -236,6 +239,10 @@ class Trainer:
         mean = float(running) / max(count, 1)
         self._must_be_finite(mean, epoch)
         return mean
+
+    def _renew_statistics(self, epoch: int) -> None:
+        network = self.gm if self.average is None else self.average.module
+        renew_statistics(network, (inputs for inputs, _ in self._batches(epoch)))
 
     def _batches(self, epoch: int) -> Iterator[tuple[tuple[Tensor, ...], Any]]:
         iterator = iter(self.loader)
@@ -361,10 +368,3 @@ class Trainer:
         self.epoch = int(state["progress"]["epoch"])
         self.step = int(state["progress"]["step"])
         self.model = self._wrapped()
-
-
-def _hold_statistics(network: nn.Module) -> None:
-    """Let batch norms that have statistics normalise by them."""
-    for module in network.modules():
-        if isinstance(module, _BatchNorm) and module.running_mean is not None:
-            module.eval()

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import edp_fx
-from edp_fx.compressor import Compressor, parameter_groups
+from edp_fx.compressor import Compressor, Method, parameter_groups
 from edp_fx.data import ArrayDataset, make_loader
 from edp_fx.errors import BudgetError, CheckpointError, EdpError, TrainingError
 from edp_fx.inputs import randomize_
@@ -315,7 +315,7 @@ def test_a_trained_network_teaches_itself(loaders: Loaders, monkeypatch: pytest.
 
     monkeypatch.setattr(Teacher, "outputs", outputs)
     edp_fx.compress(make_net(), train, method="trained", macs=0.5, epochs=1)
-    assert seen == [(Net, 0.5, False)] * len(train)
+    assert seen == [(Net, Method().distill, False)] * len(train)
     seen.clear()
     edp_fx.compress(make_net(), train, teacher="self", macs=0.5, epochs=1)
     assert len(seen) == len(train)
@@ -326,7 +326,7 @@ def test_a_trained_network_teaches_itself(loaders: Loaders, monkeypatch: pytest.
 
 def test_a_trained_network_learns_at_a_lower_rate(loaders: Loaders) -> None:
     train, _ = loaders()
-    for options, rate in (({"method": "trained"}, 2e-4), ({}, None)):
+    for options, rate in (({"method": "trained"}, 1e-3), ({"method": "one-shot"}, 2e-4), ({}, None)):
         small = edp_fx.compress(make_net(), train, macs=0.5, epochs=1, **options)
         assert small.meta["edp_fx.run"]["recipe"]["lr"] == rate
     given = edp_fx.compress(make_net(), train, method="trained", macs=0.5, recipe=Recipe(epochs=1, lr=0.01))
