@@ -346,9 +346,9 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "without_training.jsonl": without_training,
     "published.csv": plain_table(
         "Published: CIFAR-10, from trained weights",
-        "python -m benchmarks.trained",
-        "The command makes ours, of the same networks and images; none is committed yet. These are what their authors "
-        "say, of networks trained on for 100 epochs or more, mostly at the best epoch by the test images.",
+        "python -m benchmarks.trained --networks resnet56-full,vgg16,densenet40 --data FOLDER",
+        "The command makes ours, of the same networks and images, on a GPU; none is committed yet. These are what "
+        "their authors say, of networks trained on for 100 epochs or more, mostly at the best epoch by test images.",
     ),
     **TASKS,
     "exports.csv": plain_table(

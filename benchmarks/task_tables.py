@@ -14,28 +14,29 @@ from benchmarks.rows import read_lines
 Row = dict[str, Any]
 
 
-def task_table(title: str, command: str, note: str, score: str) -> Callable[[Path], str]:
-    """A section of the page: ``score`` is the key of what is compared with the dense network's, in 0..1."""
+def task_table(title: str, command: str, note: str, score: str, base: str = "dense") -> Callable[[Path], str]:
+    """A section of the page: ``score`` is the key of what is compared with that of the method ``base``, in 0..1."""
 
     def section(path: Path) -> str:
         rows = read_lines(path)
-        table = tabulate(_lines(rows, score), headers="keys", tablefmt="github", disable_numparse=True)
+        table = tabulate(_lines(rows, score, base), headers="keys", tablefmt="github", disable_numparse=True)
         return f"## {title}\n\n`{command}`. {note}\n\n{table}\n"
 
     return section
 
 
-def _lines(rows: list[Row], score: str) -> Iterable[Row]:
+def _lines(rows: list[Row], score: str, base: str) -> Iterable[Row]:
     for network in dict.fromkeys(row["network"] for row in rows):
         mine = [row for row in rows if row["network"] == network]
-        dense = {row["seed"]: row[score] for row in mine if row["method"] == "dense"}
+        bases = {row["seed"]: row[score] for row in mine if row["method"] == base}
         shares = sorted({row["target"] for row in mine}, reverse=True)
         for target, method in ((share, name) for share in shares for name in dict.fromkeys(r["method"] for r in mine)):
             cell = [row for row in mine if (row["method"], row["target"]) == (method, target)]
             if not cell:
                 continue
             found = [row[score] for row in cell]
-            apart = [row[score] - dense[row["seed"]] for row in cell if row["seed"] in dense]
+            apart = [row[score] - bases[row["seed"]] for row in cell if row["seed"] in bases]
+            times = [row["time_ratio"] for row in cell if "time_ratio" in row]
             yield {
                 "network": network,
                 "method": f"`{method}`",
@@ -44,12 +45,26 @@ def _lines(rows: list[Row], score: str) -> Iterable[Row]:
                 "MACs": f"{statistics.mean(row['macs_ratio'] for row in cell):.3f}",
                 "parameters": f"{statistics.mean(row['params_ratio'] for row in cell):.3f}",
                 f"{score} %": f"{100 * statistics.mean(found):.1f}",
-                "from dense": f"{100 * statistics.mean(apart):+.1f}" if apart and method != "dense" else "",
-                "time": f"{statistics.median(row['time_ratio'] for row in cell):.2f}",
+                "±": f"{100 * statistics.stdev(found):.1f}" if len(found) > 1 else "",
+                f"from {base}": f"{100 * statistics.mean(apart):+.1f}" if apart and method != base else "",
+                **({"time": f"{statistics.median(times):.2f}"} if times else {}),
             }
 
 
 TASKS: dict[str, Callable[[Path], str]] = {
+    "trained.jsonl": task_table(
+        "From trained weights: small photographs",
+        "python -m benchmarks.trained --images 10000",
+        "CIFAR-10 as JPEG files, 10,000 of its images to train and 10,000 to test. A dense network of 30 epochs "
+        "(`start`; its weights are beside the rows) goes on for 10 epochs by each method: SGD, one cycle to half of "
+        "the dense network's rate, the last epoch's accuracy, batch norm statistics anew for all. `+teacher` also "
+        "learns from the dense network; `continued` loses nothing. `trained` is the preset without blocks of "
+        "channels, as the peers have none; `+NAME=VALUE` changes a setting. `channels`, `kernels`, `ranks`: it may "
+        "remove nothing else (`kernels`: besides channels). `one-shot` and `svd` remove all before the first step. "
+        "`thin` has 40 epochs from random weights.",
+        "accuracy",
+        base="continued+teacher",
+    ),
     "segmentation.jsonl": task_table(
         "Segmentation: street scenes",
         "python -m benchmarks.segmentation",

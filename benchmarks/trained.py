@@ -1,13 +1,14 @@
 """From trained weights at equal multiplications: every method goes on from the same dense network.
 
-    python -m benchmarks.trained --data FOLDER [--networks resnet20,resnet56] [--methods NAME,…] [--seeds 0 1 2]
-        [--dense-epochs 30] [--epochs 10] [--images N] [--out FILE.jsonl]
+    python -m benchmarks.trained --data FOLDER [--networks resnet20,resnet56] [--methods NAME,…]
+        [--targets 0.5 0.3 0.15] [--seeds 0 1 2] [--dense-epochs 30] [--epochs 10] [--images N] [--out FILE.jsonl]
 
 FOLDER holds CIFAR-10 as torchvision keeps it, or ``train.npz`` and ``test.npz`` of small photographs as JPEG files:
 ``data``, all files one after another, ``lens``, their lengths in bytes, and ``labels``. A dense network is trained once
-for each network and kept beside the file of rows. Then each method goes on from it for the same epochs at a tenth of
-its learning rate, to each share of its MACs; ``+teacher`` learns from the dense network besides. ``thin`` starts from
-random weights, with the epochs of both. Accuracy is of the last epoch, on the test images. Finished rows are kept.
+for each network and kept beside the file of rows. Then each method goes on from it for the same epochs at half of its
+learning rate, to each share of its MACs. ``+teacher`` learns from the dense network besides; ``+lr=0.1``, or any other
+field of the recipe or the method, changes it. ``thin`` starts from random weights, with the epochs of both. Accuracy is
+of the last epoch, on the test images, batch norm statistics anew for all. Finished rows are kept.
 """
 
 from __future__ import annotations
@@ -32,22 +33,28 @@ import edp_fx
 from benchmarks.compression.loop import fit
 from benchmarks.compression.methods import METHODS
 from benchmarks.compression.results import Results, costs, only_one
-from benchmarks.compression.trial import ALIGN, NETWORKS, Task, Trial, precision, resnet
+from benchmarks.compression.trial import NETWORKS, Task, Trial, precision, resnet
 from edp_fx import Method
 from edp_fx.data import ArrayDataset, make_loader
+from edp_fx.inputs import device_of
 from edp_fx.one_shot import one_shot
 from edp_fx.train import Recipe, Teacher, Trainer, evaluate
+from edp_fx.train.statistics import renew_statistics
 from examples import networks
 
 SIDE, CLASSES, BATCH = 32, 10, 128
-DENSE_RATE, RATE = 0.1, 0.01
 # at full width, for a GPU: what published figures are of
 FULL = {"resnet56-full": lambda: resnet(9, width=16), "vgg16": networks.vgg16_bn, "densenet40": networks.densenet40}
 MAKERS: dict[str, Callable[[], nn.Module]] = {**NETWORKS, **FULL}
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 TARGETS = (0.5, 0.3, 0.15)
 RESULTS = Path("benchmarks/results/trained.jsonl")
-TAUGHT = "+teacher"
+
+
+def parts(method: str) -> tuple[str, bool, dict[str, str]]:
+    """``NAME+teacher+FIELD=VALUE…``: the name, whether a teacher teaches, and what of method or recipe is changed."""
+    name, *rest = method.split("+")
+    return name, "teacher" in rest, dict(one.split("=", 1) for one in rest if one != "teacher")
 
 
 def at_once(trial: Trial, preset: str) -> nn.Module:
@@ -73,8 +80,9 @@ COMPARED: dict[str, Callable[[Trial], nn.Module]] = {
     "thin": METHODS["thin"],
 }
 DEFAULT = (
-    "trained+teacher", "one-shot+teacher", "tp-taylor+teacher", "trained", "tp-taylor", "tp-group-norm",
-    "channels+teacher", "kernels+teacher", "ranks+teacher", "svd+teacher", "slimming", "thin",
+    "continued", "continued+teacher", "trained+teacher", "one-shot+teacher", "tp-taylor+teacher", "trained",
+    "tp-taylor", "tp-group-norm", "channels+teacher", "kernels+teacher", "ranks+teacher", "svd+teacher", "slimming",
+    "thin",
 )  # fmt: skip
 
 
@@ -131,27 +139,25 @@ class TrainedTrial(Trial):
     """A trial that goes on from a dense network."""
 
     def __init__(self, task: Task, setting: Setting, photographs: Photographs, dense: nn.Module) -> None:
-        name = task.method.removesuffix(TAUGHT)
+        name, taught, changes = parts(task.method)
         self.task, self._dense = task, dense
-        self.recipe = Recipe(
-            epochs=setting.epochs + (setting.dense_epochs if name == "thin" else 0),
-            optimizer="sgd",
-            lr=DENSE_RATE if name == "thin" else RATE,
-            seed=task.seed,
-            mixed_precision=precision(),
-        )
+        of_recipe = {one: Recipe.checked(one, text) for one, text in changes.items() if one in Recipe.names()}
+        self._changes = {one: Method.checked(one, text) for one, text in changes.items() if one not in of_recipe}
+        recipe = Recipe(setting.epochs, optimizer="sgd", seed=task.seed, mixed_precision=precision())
+        scratch = recipe.changed(epochs=setting.epochs + setting.dense_epochs)
+        self.recipe = scratch if name == "thin" else recipe.changed(**of_recipe).tuning(self.method.pace)
         self.train = make_loader(photographs.train, BATCH, train=True, seed=task.seed)
         self.test = make_loader(photographs.test, 500, train=False)
         self.example = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
         self.dense = edp_fx.measure(dense, self.example)
-        if task.method.endswith(TAUGHT):
-            self.teacher = Teacher(dense, Method().distill, Method().temperature)
+        if taught:
+            self.teacher = Teacher(dense, self.method.distill, self.method.temperature)
 
     @property
     def method(self) -> Method:
-        """The preset for trained weights, in the blocks that the table from random weights has."""
-        align, removals = ALIGN.get(self.task.network, Method().align), Method().decisions
-        return Method.preset("trained", macs=self.task.target, align=align, removals=removals)
+        """The preset for trained weights, channels one by one as by the others."""
+        method = Method.preset("trained", macs=self.task.target, align=1, removals=Method().decisions)
+        return method.changed(**self._changes)
 
     def network(self) -> nn.Module:
         """The dense network with its trained weights."""
@@ -163,7 +169,7 @@ def dense_network(name: str, setting: Setting, photographs: Photographs, folder:
     torch.manual_seed(0)
     network, path = MAKERS[name](), folder / f"trained-{name}-{setting.dense_epochs}.pt"
     if not path.exists():
-        recipe = Recipe(setting.dense_epochs, optimizer="sgd", lr=DENSE_RATE, mixed_precision=precision())
+        recipe = Recipe(setting.dense_epochs, optimizer="sgd", mixed_precision=precision())
         gm = edp_fx.trace(network, torch.randn(2, 3, SIDE, SIDE))
         trained = Trainer(gm, make_loader(photographs.train, BATCH, train=True, seed=0), recipe).run().model.cpu()
         torch.save(trained.state_dict(), path)
@@ -180,7 +186,9 @@ def row(task: Task, setting: Setting, photographs: Photographs, dense: nn.Module
     elif task.target == 1:
         network = fit(trial.network(), trial)
     else:
-        network = COMPARED[task.method.removesuffix(TAUGHT)](trial)
+        network = COMPARED[parts(task.method)[0]](trial)
+    if task.method != "start":
+        renew_statistics(network, ((images.to(device_of(network)),) for images, _ in trial.train))
     seconds = time.perf_counter() - started
     score = evaluate(network, trial.test)
     return {
@@ -198,6 +206,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--networks", default="resnet20,resnet56", help=f"of {', '.join(MAKERS)}")
     parser.add_argument("--methods", default=",".join(DEFAULT))
+    parser.add_argument("--targets", nargs="*", type=float, default=TARGETS)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--dense-epochs", type=int, default=30)
     parser.add_argument("--epochs", type=int, default=10)
@@ -207,8 +216,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     setting = Setting(options.dense_epochs, options.epochs, options.images)
     photographs = Photographs.load(options.data, setting)
-    runs = [("continued", 1.0), ("continued+teacher", 1.0)]
-    runs += [(method, target) for target in TARGETS for method in options.methods.split(",")]
+    methods = options.methods.split(",")
+    runs = [(method, 1.0) for method in methods if method.startswith("continued")]
+    runs += [(method, target) for target in options.targets for method in methods if (method, 1.0) not in runs]
     with only_one(options.out):
         results = Results(options.out)
         for network in options.networks.split(","):

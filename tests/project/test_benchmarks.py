@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import edp_fx
-from benchmarks import devices, document, summary, without_training
+from benchmarks import devices, document, summary, trained, without_training
 from benchmarks.compression.jobs import runner
 from benchmarks.compression.methods import METHODS
 from benchmarks.compression.methods.edp import EDP
@@ -191,6 +191,32 @@ def test_the_page_says_what_is_lost_without_training(tmp_path: Path) -> None:
     assert re.search(r"\| `one-shot` +\| 0.8 +\| 2 +\| 0.800 .*\| 83.5 +\| -3.5 +\| 90 ", page)
     assert re.search(r"\| `tp-norm` +\| 0.8 +\| 1 .*\| 50.0 +\| -36.0 ", page)
     assert re.search(r"\| `dense` +\| 1 +\| 2 .*\| 87.0 +\| +\|", page)
+
+
+def test_the_page_says_what_is_lost_from_trained_weights(tmp_path: Path) -> None:
+    row = {"network": "resnet20", "macs_ratio": 0.3, "params_ratio": 0.4, "seconds": 90.0, "epochs": 10}
+    found = [("continued+teacher", 1.0, 0, 0.8), ("continued+teacher", 1.0, 1, 0.82), ("trained+teacher", 0.3, 0, 0.8)]
+    found += [("trained+teacher", 0.3, 1, 0.79), ("tp-taylor", 0.3, 0, 0.7), ("svd+teacher", 0.3, 0, 0.75)]
+    lines = [{**row, "method": a, "target": b, "seed": c, "accuracy": d} for a, b, c, d in found]
+    (tmp_path / "trained.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert re.search(
+        r"\| resnet20 +\| `trained\+teacher` .*\| 2 .*\| 79.5 +\| 0.7 +\| -1.5 ", document.document(tmp_path)
+    )
+    expected = r"\| 0.3 +\| 81.00 ± 1.41 +\| 79.50 ± 0.71 +\| 75.00 \(`svd\+teacher`\)"
+    assert re.search(expected, summary.summary(tmp_path))
+
+
+def test_a_method_of_the_table_from_trained_weights_says_what_is_changed() -> None:
+    assert trained.parts("tp-taylor") == ("tp-taylor", False, {})
+    assert trained.parts("trained+teacher+align=8+lr=0.1") == ("trained", True, {"align": "8", "lr": "0.1"})
+    images = torch.rand(256, 3, 32, 32)
+    data = ArrayDataset(images, torch.arange(256) % 10, mean=(0.5,) * 3, std=(0.3,) * 3)
+    dense = trained.MAKERS["resnet20"]()
+    for method, rate, align in (("trained+teacher+align=8", 0.05, 8), ("trained+lr=0.2", 0.2, 1), ("thin", 0.1, 1)):
+        task = Task("resnet20", method, 0.3, 0)
+        made = trained.TrainedTrial(task, trained.Setting(3, 2, None), trained.Photographs(data, data), dense)
+        assert (made.recipe.peak_lr, made.method.align, made.teacher is not None) == (rate, align, "teacher" in method)
+        assert made.recipe.epochs == (5 if method == "thin" else 2)
 
 
 def test_torch_pruning_is_given_the_same_floor_and_statistics() -> None:
