@@ -25,7 +25,7 @@ from edp_fx.train.precision import mixed_precision
 from edp_fx.train.progress import Silent, Watcher
 from edp_fx.train.recipe import Recipe, choose_epoch, seed_everything
 from edp_fx.train.state import load_state, save_state
-from edp_fx.train.statistics import hold_statistics, renew_statistics
+from edp_fx.train.statistics import STATISTICS, hold_statistics, renew_statistics
 from edp_fx.train.task import Score, Task, floats, input_names, placed, split
 
 CHECK_EVERY = 20  # steps between looks at the loss on a device where looking waits for it
@@ -81,6 +81,8 @@ class Trainer:
 
         self.recipe = recipe
         self.task = task or Task()
+        if statistics not in STATISTICS:
+            raise TrainingError(f"statistics={statistics}: give one of {', '.join(STATISTICS)}")
         self.statistics = statistics
         if recipe.label_smoothing and not self.task.classifies:
             raise TrainingError("label_smoothing is of the default loss: leave it out where loss= is given")
@@ -180,8 +182,8 @@ class Trainer:
                 started = time.perf_counter()
                 with deterministic() if self.recipe.deterministic else nullcontext():
                     loss = self._one_epoch(epoch, log)
-                if self.statistics == "anew" and epoch + 1 == self.recipe.epochs:
-                    self._renew_statistics(epoch)
+                    if self.statistics == "anew" and epoch + 1 == self.recipe.epochs:
+                        self._renew_statistics(epoch)
                 seconds.append(time.perf_counter() - started)
                 score = self._judge()
                 self.epoch = epoch + 1

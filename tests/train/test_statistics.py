@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import edp_fx
 from edp_fx.data import ArrayDataset, make_loader
+from edp_fx.errors import TrainingError
 from edp_fx.train import Recipe, Teacher, Trainer, evaluate
 from edp_fx.train.precision import mixed_precision
 from edp_fx.train.statistics import BATCHES, norms_of, renew_statistics
@@ -85,6 +86,12 @@ def test_a_run_that_renews_them_is_judged_and_ends_with_them(ema: float) -> None
     kept = anew.norm.running_mean.clone()
     renew_statistics(anew, (batch[:1] for batch in loader))
     torch.testing.assert_close(anew.norm.running_mean, kept, rtol=0.05, atol=0.02)
+
+
+def test_another_word_for_them_is_refused() -> None:
+    loader = make_loader(images(), 32, train=True, seed=0)
+    with pytest.raises(TrainingError, match="statistics=fresh: give one of moving, held, anew"):
+        Trainer(edp_fx.trace(Net(), torch.randn(2, 3, 8, 8)), loader, Recipe(epochs=1), statistics="fresh")
 
 
 def test_a_trained_network_that_is_compressed_gets_them_anew(monkeypatch: pytest.MonkeyPatch) -> None:
