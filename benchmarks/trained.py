@@ -197,6 +197,7 @@ def row(task: Task, setting: Setting, photographs: Photographs, dense: nn.Module
         "train_images": len(photographs.train),
         "test_images": score.images,
         **costs(trial, network, seconds),
+        **({"epochs": 0} if task.method == "start" else {}),
     }
 
 
