@@ -215,11 +215,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    setting = Setting(options.dense_epochs, options.epochs, options.images)
-    photographs = Photographs.load(options.data, setting)
     methods = options.methods.split(",")
+    unknown = [one for one in methods if parts(one)[0] not in (*COMPARED, "continued")]
+    if unknown:
+        parser.error(f"--methods {unknown[0]}: give one of continued, {', '.join(COMPARED)}")
     runs = [(method, 1.0) for method in methods if method.startswith("continued")]
     runs += [(method, target) for target in options.targets for method in methods if (method, 1.0) not in runs]
+    setting = Setting(options.dense_epochs, options.epochs, options.images)
+    photographs = Photographs.load(options.data, setting)
     with only_one(options.out):
         results = Results(options.out)
         for network in options.networks.split(","):
