@@ -18,6 +18,23 @@ LOUDER = 2.0  # what an output is scaled by at most
 
 
 @dataclass(frozen=True)
+class Sum:
+    """What a layer's outputs are added to, and how they come there.
+
+    Attributes:
+        other: the node of the small network whose value they are added to.
+        there: position of the sum in the whole network.
+        scale: of the outputs [channels].
+        shift: after that [channels].
+    """
+
+    other: fx.Node
+    there: int
+    scale: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True)
 class Stop:
     """A layer that is refitted.
 
@@ -27,6 +44,7 @@ class Stop:
         there: of its counterpart in the whole one.
         rows: which output channels of the counterpart it has; all where None.
         fit: how.
+        sum: that the outputs go into, if any: then it is the sum's value that is fitted.
     """
 
     name: str
@@ -34,6 +52,12 @@ class Stop:
     there: int
     rows: Tensor | None
     fit: type[Fit]
+    sum: Sum | None = None
+
+    @property
+    def until(self) -> int:
+        """Position up to which the whole network has run when the layer is fitted."""
+        return self.there if self.fit.before else self.there + 1 if self.sum is None else self.sum.there + 1
 
     def of_whole(self, value: Tensor, axis: int, places: Tensor | None = None) -> Tensor:
         """What the counterpart has [positions, channels] in these rows; at these positions only."""
@@ -76,9 +100,10 @@ class Fit(ABC):
 class Weights(Fit):
     """By a weight and a bias that are nearest to the counterpart's outputs on what the layer sees.
 
-    Least squares put out less than they should where they foretell little, and layer upon layer the signal would fade:
-    each output is scaled about its mean to the variance that its counterpart has (Jordan et al., "REPAIR", ICLR 2023,
-    there by batch norms).
+    Where the outputs are added to a skip connection, the sum shall be what it was: what the skip connection lost is
+    made up for, too. Elsewhere least squares put out less than they should where they foretell little, and layer upon
+    layer the signal would fade: each output is scaled about its mean to the variance that its counterpart has (Jordan
+    et al., "REPAIR", ICLR 2023, there by batch norms).
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -93,9 +118,17 @@ class Weights(Fit):
         places = sampled(len(given), features, self.batches, given.device)
         if places is not None:
             given = given[places]
-        wanted = self.stop.of_whole(whole[self.other], found.axis, places)
+        wanted = self._wanted_of(small, whole, outputs, found.axis, places)
         self.moments.add(found.patches(places), wanted - given)
         self._wanted = self._wanted + sums(wanted)
+
+    def _wanted_of(self, small: Values, whole: Values, outputs: Tensor, axis: int, places: Tensor | None) -> Tensor:
+        end = self.stop.sum
+        if end is None:
+            return self.stop.of_whole(whole[self.other], axis, places)
+        other = _lines(small[end.other].expand_as(outputs), axis)
+        total = self.stop.of_whole(whole[self.whole.nodes[end.there]], axis, places)
+        return ((total - (other if places is None else other[places]) - end.shift) / end.scale).to(total.dtype)
 
     def apply(self) -> None:
         slope, constant = regression(self.moments, self.ridge)
@@ -103,7 +136,8 @@ class Weights(Fit):
         matrix = weight.flatten(1).double() + slope
         mean, square = torch.as_tensor(self._wanted) / self.moments.count
         variance = ((matrix @ self.moments.covariances[0]) * matrix).sum(1)
-        scale = (_relative(square - mean**2) / _relative(variance)).sqrt().clamp(1.0, LOUDER)
+        most = LOUDER if self.stop.sum is None else 1.0
+        scale = (_relative(square - mean**2) / _relative(variance)).sqrt().clamp(1.0, most)
         weight.copy_((matrix * scale[:, None]).view_as(weight))
         self._shift(scale, constant, (1 - scale) * mean)
 

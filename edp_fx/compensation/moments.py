@@ -14,6 +14,8 @@ class Moments:
 
     def __init__(self) -> None:
         self.count = 0
+        self.batches = 0
+        self._between: Tensor | float = 0.0
         self._x: Tensor | float = 0.0
         self._y: Tensor | float = 0.0
         self._xx: Tensor | float = 0.0
@@ -24,7 +26,10 @@ class Moments:
         if x.dtype in (torch.float16, torch.bfloat16):
             x, y = x.float(), y.float()
         self.count += len(x)
-        self._x = self._x + x.sum(0).double()
+        total = x.sum(0).double()
+        self.batches += 1
+        self._between = self._between + total.square() / len(x)
+        self._x = self._x + total
         self._y = self._y + y.sum(0).double()
         self._xx = self._xx + (x.T @ x).double()
         self._yx = self._yx + (y.T @ x).double()
@@ -41,6 +46,21 @@ class Moments:
         return torch.as_tensor(self._xx) / self.count - torch.outer(x, x), torch.as_tensor(
             self._yx
         ) / self.count - torch.outer(y, x)
+
+    @property
+    def alike(self) -> float:
+        """How many positions count for one, at least 1: those of an image say nearly the same of x. The design effect:
+        the variance of the batches' means over what it would be of positions drawn one by one (Kish, "Survey
+        Sampling", 1965)."""
+        squares = self.count * self.means[0].square()
+        between = (torch.as_tensor(self._between) - squares).sum() / max(1, self.batches - 1)
+        within = (torch.as_tensor(self._xx).diagonal() - squares).sum() / self.count
+        return max(1.0, float(between / within.clamp_min(1e-30)))
+
+    def cautious(self, ridge: float) -> Tensor:
+        """The covariance of x [n, n], damped by ``ridge`` and by more the fewer positions there are for each of the n
+        numbers: what few of them say of each other is chance, and others will not. Not at all by a ridge of 0."""
+        return damped(self.covariances[0], ridge + self.alike * len(self.means[0]) / self.count * (ridge > 0))
 
 
 def sums(values: Tensor) -> Tensor:
@@ -60,11 +80,11 @@ def regression(moments: Moments, ridge: float) -> tuple[Tensor, Tensor]:
     """The linear map A [m, n] and constant c [m] by which y is nearest to A·x + c.
 
     A = Σ_yx (Σ_xx + λI)⁻¹, λ a share of the mean variance of x, so that what hardly varies predicts hardly anything:
-    ``ridge``, and more by n for each position seen, since few of them fit by chance.
+    ``ridge``, and more where the positions are few, see :meth:`Moments.cautious`.
     """
     x, y = moments.means
-    xx, yx = moments.covariances
-    slope = torch.linalg.solve(damped(xx, ridge + len(x) / moments.count * (ridge > 0)), yx.T).T
+    _, yx = moments.covariances
+    slope = torch.linalg.solve(moments.cautious(ridge), yx.T).T
     return slope, y - slope @ x
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,9 +20,10 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from edp_fx.compensation.fits import Bias, Fit, Statistics, Stop, Weights
+from edp_fx.compensation.fits import Bias, Fit, Statistics, Stop, Sum, Weights
 from edp_fx.compensation.maps import LinearMap, watched
 from edp_fx.compensation.side import Side, Values, held
+from edp_fx.compensation.sums import branch_of, scale_and_shift
 from edp_fx.inputs import COMPUTE_LAYERS
 from edp_fx.passes.base import PassReport
 from edp_fx.progress import Look, nothing
@@ -122,11 +124,12 @@ class Refit:
             return self._matched(name, number, f"{name}.running_mean", Statistics)
         if not isinstance(module, COMPUTE_LAYERS):
             return None
-        _, found = watched(module, self._small.call(number, values))
+        outputs, found = watched(module, self._small.call(number, values))
         if isinstance(found, LinearMap):
             features = module.weight[0].numel()
             if features <= LARGEST:
-                return self._matched(name, number, f"{name}.weight", Weights)
+                stop = self._matched(name, number, f"{name}.weight", Weights)
+                return None if stop is None else replace(stop, sum=self._sum(stop, values, outputs, found.axis))
             found = f"its {features} features are too many"
         biased = isinstance(module._parameters.get("bias"), Tensor)
         stop = self._matched(name, number, f"{name}.weight", Bias) if biased else None
@@ -143,6 +146,17 @@ class Refit:
         rows = self._kept.get(parameter, self._kept.get(merged, {})).get(self._outputs(parameter))
         return Stop(name, number, there[0], None if rows is None else torch.as_tensor(np.asarray(rows)), fit)
 
+    def _sum(self, stop: Stop, values: Values, outputs: Tensor, axis: int) -> Sum | None:
+        """The sum that the layer's outputs go into, in both networks."""
+        here, there = branch_of(self._small, stop.here), branch_of(self._whole, stop.there)
+        if here is None or there is None:
+            return None
+        other = values[here.other]
+        if not isinstance(other, Tensor) or torch.broadcast_shapes(other.shape, outputs.shape) != outputs.shape:
+            return None
+        found = scale_and_shift(self._small, here, outputs, axis)
+        return None if found is None else Sum(here.other, there.end, *found)
+
     # -- refitting ----------------------------------------------------------------------------------------
 
     def _walk(self, stops: Sequence[Stop]) -> None:
@@ -151,13 +165,12 @@ class Refit:
         for number, stop in enumerate(stops):
             self._look(f"refitting {len(stops)} layers", number, len(stops))
             fit = stop.fit(self._small, self._whole, stop, len(self._batches), self._ridge)
-            until = stop.there if stop.fit.before else stop.there + 1
             for inputs, (small, whole) in zip(self._batches, kept, strict=True):
                 self._small.run(small, inputs, here, stop.here)
-                self._whole.run(whole, inputs, there, until)
+                self._whole.run(whole, inputs, there, stop.until)
                 fit.see(small, whole)
             fit.apply()
-            here, there = stop.here, until
+            here, there = stop.here, stop.until
         if stops:
             self._look("refitting", len(stops), len(stops))
 

@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
-from edp_fx.compensation.moments import Moments, damped, sampled
+from edp_fx.compensation.moments import Moments, sampled
 from edp_fx.compensation.refit import LARGEST, RIDGE, evaluating
 from edp_fx.compressor.importance import Context, Importance
 from edp_fx.errors import TrainingError
@@ -76,9 +75,9 @@ class Reconstruction(Importance):
     def of(cls, gm: fx.GraphModule, batches: Sequence[tuple[Tensor, ...]], look: Look = nothing) -> Reconstruction:
         """Observe ``gm``, explicit, on inputs of a few images each; it is left as it is. ``look`` is told of each.
 
-        No labels are needed: of a classifier's outputs, [images, classes], a class is drawn as the network itself gives
-        it odds, so that the squared gradients are its Fisher information; other outputs are weighed alike, each by its
-        own scale.
+        No labels are needed: a classifier's outputs, [images, classes], are weighed by random signs such that the
+        squared gradients are on average its Fisher information, diag(p) - p·pᵀ of the odds p that it gives; other
+        outputs are weighed alike, each by its own scale.
         """
         seen: dict[str, Seen] = {}
         images = sum(len(batch[0]) for batch in batches)
@@ -140,8 +139,7 @@ class Reader:
 
     @classmethod
     def of(cls, weight: Tensor, seen: Seen, owner: NDArray[np.int64]) -> Reader:
-        covariance = seen.inputs.covariances[0]
-        precision = torch.linalg.inv(damped(covariance, RIDGE + len(covariance) / seen.inputs.count))
+        precision = torch.linalg.inv(seen.inputs.cautious(RIDGE))
         taps = weight.double().flatten(2) if weight.dim() > 2 else weight.double()[..., None]
         weighted = taps  # all alike where no gradient came
         if isinstance(seen.gradients, Tensor):
@@ -229,9 +227,10 @@ def _surprise(outputs: Any, dice: torch.Generator) -> Tensor:
                 "the network gives values that are no numbers: check the weights, and how images are normalised"
             )
         if one.dim() == 2 and one.shape[1] > 1:
-            odds = one.detach().float().softmax(1).cpu()
-            drawn = torch.multinomial(odds, 1, generator=dice).flatten().to(one.device)
-            total = total + F.cross_entropy(one.float(), drawn, reduction="sum")
+            odds = one.detach().float().softmax(1)
+            signs = 2.0 * torch.randint(2, odds.shape, generator=dice) - 1.0
+            signed = odds.sqrt() * signs.to(odds)
+            total = total + (one.float() * (signed - odds * signed.sum(1, keepdim=True))).sum()
         else:
             noise = torch.randn(one.shape, generator=dice).to(one.device, one.dtype)
             scale = one.detach().std().clamp_min(1e-12) * max(1.0, one[0].numel()) ** 0.5

@@ -212,12 +212,68 @@ def test_patches_are_what_the_convolution_sees(padding: str | int | tuple[int, i
     assert torch.equal(found.patches(places), found.patches()[places])
 
 
-def test_few_positions_predict_little() -> None:
-    torch.manual_seed(0)
-    slopes = []
-    for count in (40, 4000):
-        x, y = torch.randn(count, 30), torch.randn(count, 2)  # nothing to find
-        moments = Moments()
+def held_out_error(count: int, ridge: float) -> float:
+    """Of predictions from ``count`` positions, for others; 1.0 is that of predicting nothing."""
+    dice = torch.Generator().manual_seed(0)
+
+    def drawn(count: int) -> tuple[Tensor, Tensor]:
+        x = torch.randn(count, 30, generator=dice)
+        return x, torch.randn(count, 2, generator=dice) + 0.3 * x[:, :2]
+
+    moments = Moments()
+    for x, y in (drawn(count // 8) for _ in range(8)):
         moments.add(x, y)
-        slopes.append(float(regression(moments, 1e-2)[0].norm()))
-    assert slopes[1] < slopes[0] < 1.0
+    slope, constant = regression(moments, ridge)
+    x, y = drawn(4000)
+    return float((y - x @ slope.T.float() - constant.float()).var() / y.var())
+
+
+def test_few_positions_are_not_learnt_by_heart() -> None:
+    assert held_out_error(40, ridge=0.0) > 1.5
+    assert held_out_error(40, ridge=1e-3) < 1.2
+    assert held_out_error(4000, ridge=1e-3) < 0.96
+
+
+@pytest.mark.parametrize("same", [1, 25])
+def test_positions_that_say_the_same_count_for_one(same: int) -> None:
+    dice = torch.Generator().manual_seed(0)
+    moments = Moments()
+    for _ in range(200):
+        x = torch.randn(8, 12, generator=dice).repeat_interleave(same, 0)
+        moments.add(x, x[:, :0])
+    assert moments.alike == pytest.approx(same, rel=0.1)
+
+
+class Skipping(nn.Module):
+    """What a bottleneck cannot pass on is added to what a layer, or a layer and what scales and shifts it, sees."""
+
+    def __init__(self, *behind: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.down, self.up = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 5, 1)
+        self.side = nn.Sequential(nn.Conv2d(8, 5, 1), *behind)
+        self.head = nn.Conv2d(5, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.up(self.down(x)) + self.side(x))
+
+
+@pytest.mark.parametrize(
+    ("behind", "made_up"),
+    [([], True), ([nn.BatchNorm2d(5), nn.Dropout(0.5)], True), ([nn.BatchNorm2d(5), nn.ReLU()], False)],
+)
+def test_what_a_skip_connection_lost_is_made_up_for_behind_it(behind: list[nn.Module], made_up: bool) -> None:
+    torch.manual_seed(0)
+    model = Skipping(*behind).double().eval()
+    randomize_(model)
+    x = torch.randn(24, 3, 7, 7, dtype=torch.double)
+    gm = edp_fx.trace(model, x[:2]).eval()
+    small, kept = without(gm, x, [0, 1, 2], "down")  # one channel left of three that the images have
+    with torch.no_grad():
+        small.stem.weight.add_(torch.randn_like(small.stem.weight) * 1e-3)  # all behind it is seen as changed
+        kept = {**kept, "stem.weight": {1: np.arange(3)}}
+        report = Refit(small, gm, kept, [(some,) for some in x[:16].split(4)], ridge=0.0).run()
+        wanted, found = gm(x), small(x)
+    assert "side.0" in report.rewritten
+    error = float((found - wanted).norm() / wanted.norm())
+    assert error < 1e-5 if made_up else error > 1e-2
