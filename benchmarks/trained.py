@@ -9,6 +9,8 @@ for each network and kept beside the file of rows. Then each method goes on from
 learning rate, to each share of its MACs. ``+teacher`` learns from the dense network besides; ``+lr=0.1``, or any other
 field of the recipe or the method, changes it. ``thin`` starts from random weights, with the epochs of both. Accuracy is
 of the last epoch, on the test images, batch norm statistics anew for all. Finished rows are kept.
+
+``--dense-epochs 0``: from random weights at the whole rate; ``dense`` is the whole network, ``scratch`` the preset.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ FULL = {"resnet56-full": lambda: resnet(9, width=16), "vgg16": networks.vgg16_bn
 MAKERS: dict[str, Callable[[], nn.Module]] = {**NETWORKS, **FULL}
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 TARGETS = (0.5, 0.3, 0.15)
+WHOLE = ("continued", "dense")  # nothing is removed
 RESULTS = Path("benchmarks/results/trained.jsonl")
+FROM_RANDOM = RESULTS.with_name("photographs.jsonl")
 
 
 def parts(method: str) -> tuple[str, bool, dict[str, str]]:
@@ -69,6 +73,7 @@ def at_once(trial: Trial, preset: str) -> nn.Module:
 
 COMPARED: dict[str, Callable[[Trial], nn.Module]] = {
     "trained": METHODS["edp-budget"],
+    "scratch": METHODS["edp-budget"],
     "one-shot": lambda trial: at_once(trial, "one-shot"),
     "channels": METHODS["edp-channels"],
     "kernels": METHODS["edp-kernels"],
@@ -84,6 +89,8 @@ DEFAULT = (
     "tp-taylor", "tp-group-norm", "channels+teacher", "kernels+teacher", "ranks+teacher", "svd+teacher", "slimming",
     "thin",
 )  # fmt: skip
+
+FROM_RANDOM_DEFAULT = ("dense", "scratch", "tp-taylor", "thin")
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ def _decoded(file: Any) -> Any:
 class TrainedTrial(Trial):
     """A trial that goes on from a dense network."""
 
-    def __init__(self, task: Task, setting: Setting, photographs: Photographs, dense: nn.Module) -> None:
+    def __init__(self, task: Task, setting: Setting, photographs: Photographs, dense: nn.Module | None) -> None:
         name, taught, changes = parts(task.method)
         self.task, self._dense = task, dense
         of_recipe = {one: Recipe.checked(one, text) for one, text in changes.items() if one in Recipe.names()}
@@ -149,19 +156,23 @@ class TrainedTrial(Trial):
         self.train = make_loader(photographs.train, BATCH, train=True, seed=task.seed)
         self.test = make_loader(photographs.test, 500, train=False)
         self.example = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-        self.dense = edp_fx.measure(dense, self.example)
-        if taught:
+        self.dense = edp_fx.measure(self.network(), self.example)
+        if taught and dense is not None:
             self.teacher = Teacher(dense, self.method.distill, self.method.temperature)
 
     @property
     def method(self) -> Method:
-        """The preset for trained weights, channels one by one as by the others."""
-        method = Method.preset("trained", macs=self.task.target, align=1, removals=Method().decisions)
+        """The preset for trained weights, or for random ones, channels one by one as by the others."""
+        preset = "scratch" if self._dense is None else "trained"
+        method = Method.preset(preset, macs=self.task.target, align=1, removals=Method().decisions)
         return method.changed(**self._changes)
 
     def network(self) -> nn.Module:
-        """The dense network with its trained weights."""
-        return copy.deepcopy(self._dense)
+        """The dense network with its trained weights, or with this seed's random ones."""
+        if self._dense is not None:
+            return copy.deepcopy(self._dense)
+        torch.manual_seed(self.task.seed)
+        return MAKERS[self.task.network]()
 
 
 def dense_network(name: str, setting: Setting, photographs: Photographs, folder: Path) -> nn.Module:
@@ -177,7 +188,7 @@ def dense_network(name: str, setting: Setting, photographs: Photographs, folder:
     return network.eval()
 
 
-def row(task: Task, setting: Setting, photographs: Photographs, dense: nn.Module) -> dict[str, Any]:
+def row(task: Task, setting: Setting, photographs: Photographs, dense: nn.Module | None) -> dict[str, Any]:
     """Go on by the task's method, and measure."""
     trial = TrainedTrial(task, setting, photographs, dense)
     started = time.perf_counter()
@@ -206,28 +217,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--networks", default="resnet20,resnet56", help=f"of {', '.join(MAKERS)}")
-    parser.add_argument("--methods", default=",".join(DEFAULT))
+    parser.add_argument("--methods")
     parser.add_argument("--targets", nargs="*", type=float, default=TARGETS)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--dense-epochs", type=int, default=30)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--images", type=int)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    methods = options.methods.split(",")
-    unknown = [one for one in methods if parts(one)[0] not in (*COMPARED, "continued")]
-    if unknown:
-        parser.error(f"--methods {unknown[0]}: give one of continued, {', '.join(COMPARED)}")
-    runs = [(method, 1.0) for method in methods if method.startswith("continued")]
+    trained = options.dense_epochs > 0
+    methods = options.methods.split(",") if options.methods else list(DEFAULT if trained else FROM_RANDOM_DEFAULT)
+    for method in methods:
+        name, taught, _ = parts(method)
+        if name not in (*COMPARED, *WHOLE):
+            parser.error(f"--methods {method}: give one of {', '.join((*WHOLE, *COMPARED))}")
+        if taught and not trained:
+            parser.error(f"--methods {method}: from random weights there is no teacher")
+    out = options.out or (RESULTS if trained else FROM_RANDOM)
+    runs = [(method, 1.0) for method in methods if parts(method)[0] in WHOLE]
     runs += [(method, target) for target in options.targets for method in methods if (method, 1.0) not in runs]
     setting = Setting(options.dense_epochs, options.epochs, options.images)
     photographs = Photographs.load(options.data, setting)
-    with only_one(options.out):
-        results = Results(options.out)
+    with only_one(out):
+        results = Results(out)
         for network in options.networks.split(","):
-            dense = dense_network(network, setting, photographs, options.out.parent)
-            tasks = [Task(network, "start", 1.0, 0)]
+            dense = dense_network(network, setting, photographs, out.parent) if trained else None
+            tasks = [Task(network, "start", 1.0, 0)] if trained else []
             tasks += [Task(network, method, target, seed) for seed in options.seeds for method, target in runs]
             for task in tasks:
                 if task not in results.rows:
