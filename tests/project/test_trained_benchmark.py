@@ -97,7 +97,7 @@ def test_random_weights_are_of_the_seed_and_learn_at_the_whole_rate() -> None:
         task = trained.Task("resnet20", "scratch", 0.5, seed)
         return trained.TrainedTrial(task, trained.Setting(0, 2, None), trained.Photographs(data, data), None)
 
-    first, again, other = ([*trial.network().parameters()][0] for trial in (made(0), made(0), made(1)))
+    first, again, other = (next(trial.network().parameters()) for trial in (made(0), made(0), made(1)))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert made(0).recipe.peak_lr == 0.1
