@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PRODUCTS = 2e10  # multiply-accumulates that moments may take
+PRODUCTS = 1e10  # multiply-accumulates that moments may take
 SAMPLES = 20  # positions a feature that are seen at least, where there are as many
 
 

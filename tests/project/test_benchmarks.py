@@ -206,6 +206,20 @@ def test_the_page_says_what_is_lost_from_trained_weights(tmp_path: Path) -> None
     assert re.search(expected, summary.summary(tmp_path))
 
 
+def test_the_page_compares_from_random_weights_on_one_schedule(tmp_path: Path) -> None:
+    row = {"network": "resnet20", "macs_ratio": 0.3, "params_ratio": 0.4, "seconds": 90.0, "epochs": 20}
+    late = "+start=0.3+end=0.5"
+    found = [("dense", 1.0, 0, 0.8), ("scratch", 0.3, 0, 0.6), (f"scratch{late}", 0.3, 0, 0.7)]
+    found += [(f"scratch{late}", 0.3, 1, 0.72), (f"tp-taylor{late}", 0.3, 0, 0.65)]
+    lines = [{**row, "method": a, "target": b, "seed": c, "accuracy": d} for a, b, c, d in found]
+    (tmp_path / "photographs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = summary.summary(tmp_path)
+    assert re.search(r"\| 0.3 +\| from 0.3 to 0.5 of the run +\| 80.00 +\| 71.00 ± 1.41 +\| 65.00 ", page)
+    assert "from 0.05" not in page
+    (tmp_path / "photographs.jsonl").open("a").write(json.dumps({**lines[4], "method": "tp-taylor"}) + "\n")
+    assert "from 0.05 to 0.25 of the run" in summary.summary(tmp_path)
+
+
 def test_a_method_of_the_table_from_trained_weights_says_what_is_changed() -> None:
     assert trained.parts("tp-taylor") == ("tp-taylor", False, {})
     assert trained.parts("trained+teacher+align=8+lr=0.1") == ("trained", True, {"align": "8", "lr": "0.1"})
