@@ -96,6 +96,8 @@ class Refit:
                 before = set(node.all_input_nodes)
                 stop = self._stop(number, values, alone=not before & fitted)
                 if stop is not None:
+                    if stops and stop.there < stops[-1].until:  # it lies before the sum, and is fitted itself
+                        stops[-1] = replace(stops[-1], sum=None)
                     stops.append(stop)
                     most = max(most, held(values))
                     if stop.fit is Weights:

@@ -258,6 +258,18 @@ class Skipping(nn.Module):
         return self.head(self.up(self.down(x)) + self.side(x))
 
 
+def test_what_is_fitted_itself_before_the_sum_leaves_the_layer_to_its_own_outputs() -> None:
+    model = Skipping(nn.Dropout(0.5), nn.BatchNorm2d(5)).eval()
+    randomize_(model)
+    x = torch.randn(16, 3, 7, 7)
+    gm = edp_fx.trace(model, x[:2]).eval()
+    small, kept = without(gm, x, [0, 1, 2, 3], "stem")
+    before = float((small(x) - gm(x)).detach().norm())
+    report = Refit(small, gm, kept, [(some,) for some in x.split(4)]).run()
+    assert {"side.0", "side.2"} <= set(report.rewritten)
+    assert float((small(x) - gm(x)).detach().norm()) < 0.7 * before
+
+
 @pytest.mark.parametrize(
     ("behind", "made_up"),
     [([], True), ([nn.BatchNorm2d(5), nn.Dropout(0.5)], True), ([nn.BatchNorm2d(5), nn.ReLU()], False)],
