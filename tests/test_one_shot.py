@@ -149,6 +149,16 @@ def test_a_channel_that_others_foretell_goes_before_one_that_matters_less() -> N
     assert scores[0] < scores[[1, 2, 3, 4, 5]].max()
 
 
+def test_a_classifier_is_weighed_by_its_fisher_information() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 4)
+    one = torch.randn(1, 6)
+    gm = edp_fx.trace(nn.Sequential(model), one)
+    seen = Reconstruction.of(gm, [(one.expand(256, 6),) for _ in range(32)]).seen["0"]
+    odds = model(one).softmax(1)[0].detach().double()
+    assert torch.allclose(torch.as_tensor(seen.gradients), odds.diag() - torch.outer(odds, odds), atol=0.01)
+
+
 def test_what_goes_one_after_the_other_costs_what_it_costs_together() -> None:
     """The closed form: tr(W (Σ_PP - Σ_PR Σ_RR⁻¹ Σ_RP) W'), whichever way round."""
     dice = torch.Generator().manual_seed(0)

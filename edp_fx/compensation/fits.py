@@ -128,7 +128,7 @@ class Weights(Fit):
             return self.stop.of_whole(whole[self.other], axis, places)
         other = _lines(small[end.other].expand_as(outputs), axis)
         total = self.stop.of_whole(whole[self.whole.nodes[end.there]], axis, places)
-        return ((total - (other if places is None else other[places]) - end.shift) / end.scale).to(total.dtype)
+        return (total - (other if places is None else other[places]) - end.shift.to(total)) / end.scale.to(total)
 
     def apply(self) -> None:
         slope, constant = regression(self.moments, self.ridge)
