@@ -19,7 +19,7 @@ from edp_fx.latency import Runtime
 from edp_fx.progress import Look, nothing
 from edp_fx.validation.checked import insert
 
-IMAGES = 192  # that are looked at; the time grows with them
+IMAGES = 224  # that are looked at; the time grows with them
 AT_ONCE = 8  # a processor is quickest where what a layer puts out still fits its caches
 
 
